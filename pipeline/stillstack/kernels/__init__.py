@@ -1,0 +1,1 @@
+"""Pure functions of one frame: NumPy, scipy.fft and numba, nothing else."""
