@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -81,7 +80,7 @@ class Column:
     units: str = "1"
     per_axis: bool = False
     fill: float = float("nan")
-    attrs: Mapping[str, Any] = MappingProxyType({})
+    attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def dims(self) -> tuple[str, ...]:

@@ -1,0 +1,362 @@
+"""Masked normalized cross-correlation (Padfield 2012): the exact full map, and a bounded search.
+
+With reference f, frame m, valid arrays p and q, ``(a * b)(u) = sum_x a(x) b(x + u)`` and
+``n = p * q``::
+
+    num(u) = (pf * qm) - (pf * q)(p * qm) / n
+    ncc(u) = num / sqrt([(pf^2 * q) - (pf * q)^2 / n] [(p * qm^2) - (p * qm)^2 / n])
+
+Every term is a correlation of two images that are zero where invalid, hence a product of real
+Fourier transforms. ``u`` is where the scene has moved; the registering shift is ``-u``.
+
+References
+----------
+D. Padfield, IEEE Trans. Image Process. 21(5), 2706 (2012), doi:10.1109/TIP.2011.2181402.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import fft
+
+Pair = tuple[int, int]
+
+
+def _ncc(
+    n: NDArray[Any],
+    ff: tuple[NDArray[Any], NDArray[Any]],
+    mm: tuple[NDArray[Any], NDArray[Any]],
+    fm: NDArray[Any],
+    min_overlap: float,
+) -> NDArray[np.float64]:
+    """Combine the six masked sums; NaN where the overlap is too small, 0 where nothing varies."""
+    enough = n >= max(min_overlap, 1.0)
+    count = np.where(enough, n, 1.0)
+    f_sum, f_square = ff
+    m_sum, m_square = mm
+    f_var = np.maximum(f_square - f_sum**2 / count, 0.0)
+    m_var = np.maximum(m_square - m_sum**2 / count, 0.0)
+    denominator = np.sqrt(f_var * m_var)
+    # Rounding leaves a variance of a constant patch slightly above zero: it carries no signal.
+    resolution = float(np.finfo(fm.dtype).eps)
+    floor = 1e3 * resolution * float(np.abs(denominator).max(initial=0.0))
+    varies = denominator > floor
+    value = np.where(varies, (fm - f_sum * m_sum / count) / np.where(varies, denominator, 1.0), 0.0)
+    return np.where(enough, np.clip(value, -1.0, 1.0), np.nan)
+
+
+def correlate_masked(
+    reference_image: NDArray[Any],
+    frame: NDArray[Any],
+    reference_valid: NDArray[np.bool_],
+    frame_valid: NDArray[np.bool_],
+    *,
+    overlap_ratio: float = 0.3,
+) -> NDArray[np.float64]:
+    """Masked normalized correlation of two images at every displacement.
+
+    Parameters
+    ----------
+    reference_image, frame
+        Images (y, x) of any sizes, any real dtype. Values of invalid pixels do not matter.
+    reference_valid, frame_valid
+        Their valid pixels, True where a pixel counts.
+    overlap_ratio
+        Displacements at which fewer valid pixels overlap than this fraction of the largest
+        overlap hold 0.
+
+    Returns
+    -------
+    ndarray, float64 (y + y' - 1, x + x' - 1)
+        Correlation in [-1, 1]. Index ``i`` stands for the scene moved by
+        ``u = i - (reference_image.shape - 1)``.
+
+    Raises
+    ------
+    ValueError
+        If an image and its valid array differ in shape, or are not two-dimensional.
+
+    References
+    ----------
+    D. Padfield, IEEE Trans. Image Process. 21(5), 2706 (2012), doi:10.1109/TIP.2011.2181402.
+
+    Examples
+    --------
+    >>> image = np.random.default_rng(0).normal(size=(8, 8))
+    >>> valid = np.ones((8, 8), bool)
+    >>> ncc = correlate_masked(image, np.roll(image, (1, 2), (0, 1)), valid, valid)
+    >>> [int(i) - 7 for i in np.unravel_index(ncc.argmax(), ncc.shape)]
+    [1, 2]
+    """
+    for image, valid in ((reference_image, reference_valid), (frame, frame_valid)):
+        if image.ndim != 2 or image.shape != valid.shape:
+            raise ValueError(
+                f"an image of shape {image.shape} came with valid pixels of shape {valid.shape}; "
+                "both must be two-dimensional and equal"
+            )
+    p, q = reference_valid.astype(bool), frame_valid.astype(bool)
+    f, m = _centred(reference_image, p), _centred(frame, q)
+    shape = tuple(a + b - 1 for a, b in zip(f.shape, m.shape, strict=True))
+    size = tuple(fft.next_fast_len(n, real=True) for n in shape)
+
+    def transform(image: NDArray[Any]) -> NDArray[np.complex128]:
+        return fft.rfft2(image.astype(np.float64), size)  # type: ignore[no-any-return]
+
+    def correlate(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+        full = fft.irfft2(np.conj(a) * b, size)
+        # Displacements from -(reference.shape - 1) on: negative ones sit at the far end.
+        full = np.roll(full, (f.shape[0] - 1, f.shape[1] - 1), (0, 1))
+        return full[: shape[0], : shape[1]]  # type: ignore[no-any-return]
+
+    p_t, f_t, ff_t = transform(p), transform(f), transform(f * f)
+    q_t, m_t, mm_t = transform(q), transform(m), transform(m * m)
+    n = np.rint(correlate(p_t, q_t))
+    value = _ncc(
+        n,
+        (correlate(f_t, q_t), correlate(ff_t, q_t)),
+        (correlate(p_t, m_t), correlate(p_t, mm_t)),
+        correlate(f_t, m_t),
+        overlap_ratio * float(n.max()),
+    )
+    return np.nan_to_num(value, nan=0.0)
+
+
+def _centred(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Image less its own mean over the valid pixels, 0 where invalid."""
+    number = np.count_nonzero(valid)
+    if number == 0:
+        return np.zeros(image.shape)
+    mean = np.sum(image, where=valid, dtype=np.float64) / number
+    return np.where(valid, image.astype(np.float64) - mean, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A reference made ready for many searches within ``radius`` bins.
+
+    ``overlap``, ``sums`` and ``squares`` are the terms that do not depend on a frame whose
+    valid pixels are the static ones.
+    """
+
+    radius: int
+    size: Pair
+    shape: Pair
+    valid_t: NDArray[np.complex64]
+    image_t: NDArray[np.complex64]
+    square_t: NDArray[np.complex64]
+    overlap: NDArray[np.float32]
+    sums: NDArray[np.float32]
+    squares: NDArray[np.float32]
+    min_overlap: float
+
+
+def prepare_search(
+    image: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    frame_valid: NDArray[np.bool_],
+    radius: int,
+    overlap_ratio: float,
+) -> Search:
+    """Transforms and sums of a reference level for :func:`search`.
+
+    Parameters
+    ----------
+    image
+        Reference level (y, x), its own mean taken off, 0 where invalid.
+    valid
+        Its valid bins.
+    frame_valid
+        The frames' static valid bins, same shape.
+    radius
+        Largest displacement along each axis, bins.
+    overlap_ratio
+        Displacements with a smaller fraction of the largest overlap are not considered.
+    """
+    # Padding by the radius is enough: what wraps around lies outside the window.
+    n_y, n_x = image.shape
+    size = (
+        fft.next_fast_len(n_y + radius, real=True),
+        fft.next_fast_len(n_x + radius, real=True),
+    )
+
+    def conjugate(a: NDArray[Any]) -> NDArray[np.complex64]:
+        return np.conj(fft.rfft2(a.astype(np.float32), size))  # type: ignore[no-any-return]
+
+    valid_t, image_t = conjugate(valid), conjugate(image)
+    square_t = conjugate(image * image)
+    q_t = fft.rfft2(frame_valid.astype(np.float32), size)
+    overlap = np.rint(_window(valid_t, q_t, size, radius))
+    return Search(
+        radius,
+        size,
+        (n_y, n_x),
+        valid_t,
+        image_t,
+        square_t,
+        overlap,
+        _window(image_t, q_t, size, radius),
+        _window(square_t, q_t, size, radius),
+        overlap_ratio * float(overlap.max()),
+    )
+
+
+def _window(
+    a: NDArray[np.complex64], b: NDArray[np.complex64], size: Pair, radius: int
+) -> NDArray[np.float32]:
+    """The correlation at displacements from -radius to radius along each axis."""
+    full = fft.irfft2(a * b, size)
+    lags = np.arange(-radius, radius + 1)
+    return full[np.ix_(lags, lags)]  # type: ignore[no-any-return]
+
+
+def search(
+    frame: NDArray[np.float32], valid: NDArray[np.bool_], prepared: Search, *, is_static: bool
+) -> NDArray[np.float64]:
+    """Masked normalized correlation at every displacement of the window.
+
+    Parameters
+    ----------
+    frame
+        Frame level (y, x), its own mean taken off, 0 where invalid.
+    valid
+        Its valid bins.
+    prepared
+        The reference, from :func:`prepare_search`.
+    is_static
+        True where ``valid`` is the static array that ``prepared`` was made with: two forward
+        and three inverse transforms, against three and six.
+
+    Returns
+    -------
+    ndarray, float64 (2 radius + 1, 2 radius + 1)
+        NaN where the overlap is too small. Index ``i`` stands for u = i - radius.
+    """
+    size, radius = prepared.size, prepared.radius
+    m_t = fft.rfft2(frame, size)
+    mm_t = fft.rfft2(frame * frame, size)
+    overlap, sums, squares = prepared.overlap, prepared.sums, prepared.squares
+    if not is_static:
+        q_t = fft.rfft2(valid.astype(np.float32), size)
+        overlap = np.rint(_window(prepared.valid_t, q_t, size, radius))
+        sums = _window(prepared.image_t, q_t, size, radius)
+        squares = _window(prepared.square_t, q_t, size, radius)
+    return _ncc(
+        overlap,
+        (sums, squares),
+        (
+            _window(prepared.valid_t, m_t, size, radius),
+            _window(prepared.valid_t, mm_t, size, radius),
+        ),
+        _window(prepared.image_t, m_t, size, radius),
+        prepared.min_overlap,
+    )
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Highest point of a correlation map."""
+
+    displacement: tuple[float, float]
+    value: float
+    second: float
+    at_border: bool
+
+
+def find_peak(ncc: NDArray[np.float64], *, min_prominence: float = 0.05) -> Peak | None:
+    """Highest point of a map, refined by a parabola, and the second *separate* peak.
+
+    A second maximum is separate when the lowest point on the best path between it and a higher
+    one lies below it by ``min_prominence`` of the map's highest value: ripples on the flank of
+    the first peak do not count.
+
+    Parameters
+    ----------
+    ncc
+        Map of odd sides, displacement 0 in its centre, NaN where unknown.
+    min_prominence
+        Depth of the saddle, as a fraction of the highest value.
+
+    Returns
+    -------
+    Peak or None
+        None where nothing correlates.
+    """
+    known = np.where(np.isfinite(ncc), ncc, -2.0)
+    best = int(known.argmax())
+    j, i = divmod(best, ncc.shape[1])
+    value = float(known[j, i])
+    if value <= 0.0:
+        return None
+    radius = (ncc.shape[0] // 2, ncc.shape[1] // 2)
+    order = np.argsort(-known, axis=None, kind="stable")
+    second = float(_second_peak(known, order, min_prominence * value))
+    at_border = j in (0, ncc.shape[0] - 1) or i in (0, ncc.shape[1] - 1)
+    fraction = (
+        (0.0, 0.0)
+        if at_border
+        else (_vertex(known[j - 1 : j + 2, i]), _vertex(known[j, i - 1 : i + 2]))
+    )
+    displacement = (j - radius[0] + fraction[0], i - radius[1] + fraction[1])
+    return Peak(displacement, value, max(second, 0.0), at_border)
+
+
+def _vertex(three: NDArray[np.float64]) -> float:
+    """Offset of the vertex of the parabola through three points about the middle one."""
+    left, middle, right = (float(v) for v in three)
+    curvature = left - 2.0 * middle + right
+    if min(left, right) < -1.0 or curvature >= 0.0:
+        return 0.0
+    return float(np.clip(0.5 * (left - right) / curvature, -0.5, 0.5))
+
+
+@njit(nogil=True, cache=True)
+def _find_root(parent, k):  # type: ignore[no-untyped-def]
+    while parent[k] != k:
+        parent[k] = parent[parent[k]]
+        k = parent[k]
+    return k
+
+
+@njit(nogil=True, cache=True)
+def _second_peak(ncc, order, min_depth):  # type: ignore[no-untyped-def]
+    """Flood from the top: where two hills meet, the lower one's depth is known."""
+    n_y, n_x = ncc.shape
+    flat = ncc.ravel()
+    parent = np.full(flat.size, -1, np.int64)
+    first = order[0]
+    second = -2.0
+    for index in order:
+        level = flat[index]
+        if level <= 0.0:
+            break
+        parent[index] = index
+        j, i = index // n_x, index % n_x
+        for dj in range(-1, 2):
+            for di in range(-1, 2):
+                jj, ii = j + dj, i + di
+                if jj < 0 or jj >= n_y or ii < 0 or ii >= n_x:
+                    continue
+                neighbour = jj * n_x + ii
+                if parent[neighbour] < 0 or neighbour == index:
+                    continue
+                a, b = _find_root(parent, index), _find_root(parent, neighbour)
+                if a == b:
+                    continue
+                high, low = (a, b) if flat[a] >= flat[b] else (b, a)
+                if low == first:
+                    high, low = low, high
+                if flat[low] - level >= min_depth and low != index:
+                    second = max(second, flat[low])
+                parent[low] = high
+    # Hills that never met the first one are separate all the more.
+    for index in order:
+        if flat[index] <= 0.0:
+            break
+        if parent[index] == index and index != first:
+            second = max(second, flat[index])
+    return second

@@ -1,0 +1,203 @@
+"""The reference smoothed to its own noise level, and what that does to the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillstack.errors import InputError
+from stillstack.kernels import smoothing
+from stillstack.kernels.levels import Array
+from stillstack.kernels.reference import Settings
+
+SMOOTHING_PX = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+# Side of the middle part on which the smoothing is chosen.
+SAMPLE_PX = 1024
+# Features are narrow where, half a pixel off, the cubic term is above this part of the standard
+# deviation of a frame's shift, or curvature above this part of the photon noise.
+CUBIC_LIMIT = 0.3
+CURVATURE_LIMIT = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Denoised:
+    """The smoothed reference, its derivatives, and what smoothing did to the answer."""
+
+    sigma: float
+    images: list[Array]
+    solid: NDArray[np.bool_]
+    variance: Array
+    settings: Settings
+    slope: Array
+    cubic: Array
+    covariance: Array
+
+
+def denoise(filled: Array, valid: NDArray[np.bool_], offset: float, settings: Settings) -> Denoised:
+    """The smoothing with the smallest predicted error of the shift."""
+    variance = _variance(filled, valid, offset, settings)
+    # A middle part of a large image decides as well as the whole.
+    window = tuple(slice(max(0, (n - SAMPLE_PX) // 2), (n + SAMPLE_PX) // 2) for n in valid.shape)
+    tried = [
+        (float(np.trace(candidate.covariance)), sigma)
+        for sigma in SMOOTHING_PX
+        if (
+            candidate := _smoothed(filled[window], valid[window], variance[window], settings, sigma)
+        )
+    ]
+    sigma = min(tried)[1] if tried else SMOOTHING_PX[2]
+    best = _smoothed(filled, valid, variance, settings, sigma)
+    if best is None:
+        raise InputError(
+            f"Of the {np.count_nonzero(valid)} valid pixels of the reference none is far enough "
+            "from an invalid one, or the image has no structure.",
+            consequence="No shift can be measured.",
+            cure="Exclude fewer pixels, or choose another reference.",
+        )
+    return best
+
+
+def pedestal_of(
+    filled: Array, valid: NDArray[np.bool_], offset: float, settings: Settings
+) -> float:
+    """Counts without photon noise: where the image is far less noisy than its counts ask for.
+
+    Noise is seen in differences that a locally linear image does not have. Sharp features can only
+    make it look larger, so that a pedestal is never made up.
+    """
+    if not settings.gain > 0.0:
+        return 0.0
+    high = smoothing.separable(filled, np.array([-0.5, 1.0, -0.5]), np.array([-0.5, 1.0, -0.5]))
+    inner = smoothing.solid(valid, 1.0, 0.999)
+    if np.count_nonzero(inner) < 64:
+        return 0.0
+    # The median of a squared normal variable is 0.455 times its variance; the stencil's norm 2.25.
+    seen = float(np.median(high[inner] ** 2)) / 0.455 / 2.25 * max(settings.n_frames, 1.0)
+    counted = float(np.median(filled[inner])) + offset
+    expected = settings.gain * max(counted, 0.0) + settings.read_noise**2
+    return (expected - seen) / settings.gain if seen < 0.5 * expected else 0.0
+
+
+def pixel_variance(
+    counts: NDArray[Any], where: NDArray[np.bool_], noise: tuple[float, float]
+) -> Array:
+    """Variance of one raw pixel, from its expected counts: gain times counts plus read noise.
+
+    Nowhere less than a twentieth of its mean, so that no dark pixel outweighs all others.
+    """
+    gain, read_noise = noise
+    variance = gain * np.maximum(counts.astype(np.float64), 0.0) + read_noise**2
+    typical = float(variance[where].mean()) if where.any() else 1.0
+    smallest = max(0.05 * typical, 1e8 * float(np.finfo(np.float32).tiny))
+    return np.asarray(np.maximum(variance, smallest), np.float64)
+
+
+def _variance(filled: Array, valid: NDArray[np.bool_], offset: float, settings: Settings) -> Array:
+    """Variance of a raw pixel, from an image so smooth that its own noise hardly enters.
+
+    Weights that follow the noise of the image they weight would bias every product of it.
+    """
+    events = max(offset, 1e-3 * settings.gain) / settings.gain * max(settings.n_frames, 1.0)
+    sigma = float(np.clip(np.sqrt(200.0 / (4.0 * np.pi * events)), 1.0, 8.0))
+    g0 = smoothing.gaussian_kernels(sigma)[0]
+    smooth = smoothing.separable(filled, g0, g0)
+    return pixel_variance(smooth + offset, valid, settings.noise)
+
+
+def _smoothed(
+    filled: Array,
+    valid: NDArray[np.bool_],
+    variance: Array,
+    settings: Settings,
+    sigma: float,
+) -> Denoised | None:
+    """The reference smoothed by ``sigma``, or None where no signal is left above its noise."""
+    solid = smoothing.solid(valid, max(sigma, 1.0))
+    if np.count_nonzero(solid) < 64:
+        return None
+    one = np.array([1.0])
+    raw = (
+        smoothing.separable(filled, smoothing.PLAIN_GRADIENT, one),
+        smoothing.separable(filled, one, smoothing.PLAIN_GRADIENT),
+    )
+    g0, g1, g2, g3 = smoothing.smoothing_kernels(sigma)
+    image = smoothing.separable(filled, g0, g0)
+    gradient = (smoothing.separable(filled, g1, g0), smoothing.separable(filled, g0, g1))
+    w = np.where(solid, 1.0 / variance, 0.0)
+    # Noise of the reference enters products of two of its derivatives: expected, hence known.
+    noise = float((w * variance).sum()) / max(settings.n_frames, 1.0)
+    own = products(gradient, gradient, w)
+    d6 = np.zeros_like(g1)
+    centre = d6.size // 2
+    d6[centre - 3 : centre + 4] = smoothing.PLAIN_GRADIENT
+    delta = np.zeros_like(g1)
+    delta[centre] = 1.0
+    # Near invalid pixels the plain gradient sees filled values.
+    inner = np.where(smoothing.solid(valid, 2.0, 0.99), w, 0.0)
+    share = float((inner * variance).sum()) / max(settings.n_frames, 1.0)
+    cross = products(gradient, raw, inner) - share * float(g1 @ d6) * float(g0 @ delta) * np.eye(2)
+    inner_own = products(gradient, gradient, inner)
+    signal = own - noise * float(g1 @ g1) * float(g0 @ g0) * np.eye(2)
+    if np.linalg.eigvalsh(0.5 * (cross + cross.T))[0] <= 0.0 or np.linalg.eigvalsh(signal)[0] <= 0:
+        return None
+    slope = np.linalg.solve(inner_own, cross)
+    inverse = np.linalg.inv(own @ slope)
+    covariance = inverse @ own @ inverse.T
+    cubic = _cubic_terms(filled, gradient, w, noise, (g0, g1, g2, g3))
+    return Denoised(
+        sigma,
+        [image, *gradient],
+        solid,
+        variance,
+        settings,
+        np.asarray(slope, np.float64),
+        inverse @ cubic,
+        covariance,
+    )
+
+
+def products(left: Sequence[NDArray[Any]], right: Sequence[NDArray[Any]], w: NDArray[Any]) -> Array:
+    """Weighted sums of the products of each of ``left`` with each of ``right``."""
+    return np.array([[float((w * a * b).sum()) for b in right] for a in left])
+
+
+def _cubic_terms(
+    filled: Array,
+    gradient: tuple[Array, Array],
+    w: Array,
+    noise: float,
+    kernels: tuple[Array, Array, Array, Array],
+) -> Array:
+    """A sixth of the products of the gradient with the third derivatives, (2, 4)."""
+    pairs = ((3, 0), (2, 1), (1, 2), (0, 3))
+    terms = np.empty((2, 4))
+    for k, (order_y, order_x) in enumerate(pairs):
+        third = smoothing.separable(filled, kernels[order_y], kernels[order_x])
+        for axis, (by_y, by_x) in enumerate(((1, 0), (0, 1))):
+            chance = float(kernels[by_y] @ kernels[order_y]) * float(
+                kernels[by_x] @ kernels[order_x]
+            )
+            terms[axis, k] = float((w * gradient[axis] * third).sum()) - noise * chance
+    terms *= np.array([1.0, 3.0, 3.0, 1.0]) / 6.0
+    return terms
+
+
+def is_narrow(denoised: Denoised) -> bool:
+    """Whether half a pixel is far for the features: one linear step is then not enough."""
+    half = np.full(4, 0.125)
+    missed = np.abs(denoised.cubic @ half).max()
+    if missed > CUBIC_LIMIT * np.sqrt(np.diag(denoised.covariance).min()):
+        return True
+    plain, one = smoothing.PLAIN_GRADIENT, np.array([1.0])
+    gradient_y, gradient_x = denoised.images[1:]
+    bend = 0.125 * (
+        smoothing.separable(gradient_y, plain, one) + smoothing.separable(gradient_x, one, plain)
+    )
+    w = np.where(denoised.solid, 1.0 / denoised.variance, 0.0)
+    information = w * (gradient_y**2 + gradient_x**2)
+    # What curvature adds to the squared residual, where the information comes from.
+    return bool((information * w * bend**2).sum() > CURVATURE_LIMIT * information.sum())

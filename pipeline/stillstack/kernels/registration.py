@@ -1,0 +1,234 @@
+"""One frame registered to a reference: coarse search, whole pixel, sub-pixel, and how sure.
+
+The steps, each in a module of its own:
+
+1. *Valid pixels* of this frame: static ones that are finite, unsaturated and not excluded.
+2. *Pyramid*: means over the valid pixels of bins, each frame's own mean taken off in float64.
+3. *Coarse search*: masked normalized correlation within ``max_shift_px`` on a level of about
+   256 px.
+4. *Refinement*: weighted least squares on a fixed support, from coarse to fine, the last time at
+   the coarsest level that keeps the Fisher information.
+5. *Judgement*: struck pixels are found in the residuals and left out; the covariance comes from
+   the residuals; what cannot be trusted gets a status and no shift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillstack.kernels.convergence import Convergence, converge, settle
+from stillstack.kernels.correlation import Peak, find_peak, search
+from stillstack.kernels.levels import Array
+from stillstack.kernels.observation import Observation, observe
+from stillstack.kernels.preparation import prepare_reference
+from stillstack.kernels.reference import Reference
+from stillstack.kernels.refinement import LinearFit, Residuals
+from stillstack.kernels.validity import value_validity
+from stillstack.model import REJECTING, Status
+
+__all__ = ["Reference", "Registration", "frame_validity", "prepare_reference", "register_frame"]
+
+# A frame of noise alone reaches 5 standard deviations somewhere in a window of 1e4 displacements.
+SIGNIFICANT = 8.0
+# Of what noise does not explain, the reference has to explain this part.
+EXPLAINED = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Where a frame belongs, and how sure that is.
+
+    Parameters
+    ----------
+    shift
+        Displacement (y, x) to apply to the frame, px; NaN where the frame is rejected.
+    shift_std
+        Its 1-sigma uncertainty, px.
+    shift_corr
+        Correlation of the errors of y and x.
+    ncc
+        Masked normalized correlation coefficient at the answer.
+    peak_ratio
+        Second separate peak of the coarse map over the first.
+    overlap
+        Fraction of the reference's valid pixels that the answer uses.
+    chi2
+        Mean squared residual in units of the expected noise.
+    intensity, background
+        Frame = intensity x reference + background; background in counts.
+    n_struck
+        Struck pixels that were left out.
+    status
+        Bits of :class:`stillstack.Status`.
+    """
+
+    shift: Array
+    shift_std: Array
+    shift_corr: float
+    ncc: float
+    peak_ratio: float
+    overlap: float
+    chi2: float
+    intensity: float
+    background: float
+    n_struck: int
+    status: int
+
+    @property
+    def good(self) -> bool:
+        """Whether the shift may be used."""
+        return not self.status & REJECTING
+
+
+def register_frame(
+    frame: NDArray[Any], reference: Reference, valid: NDArray[np.bool_] | None = None
+) -> Registration:
+    """Shift of a frame onto a reference, its uncertainty, and whether to trust it.
+
+    Parameters
+    ----------
+    frame
+        Frame (y, x), any real dtype, of the reference's shape.
+    reference
+        From :func:`prepare_reference`.
+    valid
+        Valid pixels of this frame, combined (and) with the reference's ``frame_valid``.
+
+    Returns
+    -------
+    Registration
+
+    Raises
+    ------
+    InputError
+        If the shapes disagree. A bad frame is no error: it gets a status and a NaN shift.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> y, x = np.mgrid[:96, :96]
+    >>> scene = lambda dy: 100 * np.exp(-((y - 48 + dy) ** 2 + (x - 48) ** 2) / 200) + 5
+    >>> reference = prepare_reference(rng.poisson(scene(0)), max_shift_px=8)
+    >>> register_frame(rng.poisson(scene(3)), reference).shift.round()
+    array([3., 0.])
+    """
+    seen = observe(frame, reference, valid)
+    if isinstance(seen, int):
+        return _rejected(seen)
+    ncc = search(seen.coarse, seen.coarse_valid, reference.search, is_static=seen.static_coarse)
+    peak = find_peak(ncc)
+    if peak is None:
+        return _rejected(seen.status | Status.LOW_NCC)
+    start = np.array(peak.displacement) * reference.levels[0].factor
+    found = converge(seen, reference, start)
+    ratio = peak.second / peak.value
+    if found is None:
+        return _rejected(_limit(peak, seen.status) | Status.NOT_CONVERGED, peak_ratio=ratio)
+    return _judge(found, peak, ratio, seen, reference)
+
+
+def frame_validity(
+    frame: NDArray[Any],
+    reference: Reference,
+    shift: NDArray[np.floating[Any]] | None = None,
+    status: int = 0,
+    valid: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
+    """Valid pixels of a raw frame, for resampling it.
+
+    Parameters
+    ----------
+    frame
+        Frame (y, x).
+    reference
+        What it was registered to.
+    shift, status
+        What :func:`register_frame` answered; with them, and the bit ``STRUCK`` set, struck pixels
+        are left out too.
+    valid
+        As given to :func:`register_frame`.
+    """
+    static = reference.frame_valid if valid is None else reference.frame_valid & valid
+    result = value_validity(frame, static, reference.settings.rules).valid
+    if not status & Status.STRUCK or shift is None or not np.all(np.isfinite(shift)):
+        return result
+    seen = observe(frame, reference, valid)
+    if isinstance(seen, int):
+        return result
+    found = settle(seen, reference, -np.asarray(shift, np.float64))
+    if found is None or not found.struck.size:
+        return result
+    result = result.copy()
+    result.ravel()[found.struck] = False
+    return result
+
+
+def _judge(
+    found: Convergence, peak: Peak, ratio: float, seen: Observation, reference: Reference
+) -> Registration:
+    settings, level = reference.settings, reference.levels[-1]
+    fit, left = found.fit, found.left
+    u = found.displacement
+    status = _limit(peak, seen.status)
+    if np.any(np.abs(u) > settings.max_shift_px):
+        status |= Status.AT_LIMIT
+    overlap = left.n_bins * level.factor**2 / np.count_nonzero(reference.valid)
+    if overlap < settings.min_overlap:
+        status |= Status.LOW_OVERLAP
+    if _correlates_too_little(fit, left, settings.min_ncc):
+        status |= Status.LOW_NCC
+    if ratio > settings.max_peak_ratio:
+        status |= Status.AMBIGUOUS
+    if found.struck.size:
+        status |= Status.STRUCK
+    inverse = np.linalg.inv(reference.slope)
+    covariance = inverse @ left.influence @ inverse.T
+    std = np.sqrt(np.diag(covariance))
+    rejected = bool(status & REJECTING)
+    nothing = np.full(2, np.nan)
+    intensity = float(fit.theta[0])
+    return Registration(
+        shift=nothing if rejected else -u,
+        shift_std=nothing if rejected else std,
+        shift_corr=float(covariance[0, 1] / std.prod()) if std.prod() > 0.0 else 0.0,
+        ncc=left.ncc,
+        peak_ratio=ratio,
+        overlap=float(overlap),
+        chi2=left.chi2,
+        intensity=intensity,
+        background=float(fit.theta[1] + seen.offset - intensity * reference.offset),
+        n_struck=int(found.struck.size),
+        status=int(status),
+    )
+
+
+def _correlates_too_little(fit: LinearFit, left: Residuals, min_ncc: float | None) -> bool:
+    if min_ncc is not None:
+        return left.ncc < min_ncc
+    # White noise as the residuals themselves show it, whatever the gain is thought to be.
+    white = max(left.white, 1e-12)
+    scale = max(left.weighted / max(left.n_bins, 1), white)
+    significance = fit.theta[0] / np.sqrt(fit.inverse[0, 0] * scale)
+    if not significance >= SIGNIFICANT:
+        return True
+    explainable = fit.null_residual - left.n_bins * white
+    explained = fit.null_residual - left.weighted
+    spread = 5.0 * white * np.sqrt(2.0 * left.n_bins)
+    return explainable > spread and explained < EXPLAINED * explainable
+
+
+def _limit(peak: Peak, status: int) -> int:
+    return status | (Status.AT_LIMIT if peak.at_border else 0)
+
+
+def _rejected(status: int, *, peak_ratio: float = np.nan) -> Registration:
+    nan = float("nan")
+    nothing = np.full(2, nan)
+    overlap = 0.0 if status & Status.LOW_OVERLAP else nan
+    return Registration(
+        nothing, nothing.copy(), nan, nan, peak_ratio, overlap, nan, nan, nan, 0, int(status)
+    )
