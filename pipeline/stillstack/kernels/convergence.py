@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.kernels import levels, refinement
-from stillstack.kernels.levels import Array, Level
+from stillstack.kernels.levels import Array, Float32, Level
 from stillstack.kernels.observation import Observation, struck_pixels
 from stillstack.kernels.reference import Reference
 from stillstack.kernels.refinement import LinearFit, Residuals
@@ -18,6 +18,8 @@ MAX_STEPS = 8
 STEP_PX = 0.03
 STRUCK_SIGMA = 6.0
 MAX_STRUCK_ROUNDS = 4
+# Where a whole pixel changes the linear step by less, the frame does not follow the reference.
+LEAST_SLOPE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class Convergence:
     """A converged fit."""
 
     displacement: Array
+    slope: Array
     fit: LinearFit
     left: Residuals
     struck: NDArray[np.int64]
@@ -55,12 +58,13 @@ def settle(seen: Observation, reference: Reference, start: Array) -> Convergence
     """Least squares at the finest level about the nearest whole pixel, struck pixels left out."""
     level = reference.levels[-1]
     mean, usable = seen.clipped[-1]
-    near = _whole_pixel(mean, usable, reference, start)
-    if near is None:
+    found = _whole_pixel(mean, usable, reference, start)
+    if found is None:
         return None
+    near, slope = found
     struck = np.empty(0, np.int64)
     for _ in range(MAX_STRUCK_ROUNDS):
-        solved = _solve(mean, usable, reference, near)
+        solved = _solve(mean, usable, reference, near, slope)
         if solved is None:
             return None
         u, fit, about = solved
@@ -78,22 +82,23 @@ def settle(seen: Observation, reference: Reference, start: Array) -> Convergence
         usable[y // level.factor, x // level.factor] = 0.0
     if np.any(np.abs(u - near) > 1.0):
         return None
-    return Convergence(u, fit, left, struck)
+    return Convergence(u, slope, fit, left, struck)
 
 
 def _whole_pixel(
-    mean: NDArray[np.float32], usable: NDArray[np.float32], reference: Reference, start: Array
-) -> tuple[int, int] | None:
-    """The whole-pixel displacement from which the linear step is short."""
-    level, near = reference.levels[-1], _nearest(start, 1)
+    mean: Float32, usable: Float32, reference: Reference, start: Array
+) -> tuple[tuple[int, int], Array] | None:
+    """The whole-pixel displacement from which the step is short, and the slope of steps there."""
+    near = _nearest(start, 1)
     limit = reference.max_shift_px + 2 * reference.levels[0].factor
     for _ in range(MAX_STEPS):
-        fit = refinement.fit_linear(mean, usable, level, near)
-        if fit is None or not np.all(np.isfinite(fit.step)):
+        step = _linear_step(mean, usable, reference, near)
+        slope = _slope(mean, usable, reference, near)
+        if step is None or slope is None:
             return None
-        step = np.linalg.solve(reference.slope, fit.step)
+        step = np.linalg.solve(slope, step)
         if np.all(np.abs(step) <= 0.6):
-            return near
+            return near, slope
         moved = np.array(near) + np.clip(step, -2.0, 2.0)
         if np.any(np.abs(moved) > limit):
             return None
@@ -101,19 +106,50 @@ def _whole_pixel(
     return None
 
 
+def _linear_step(
+    mean: Float32, usable: Float32, reference: Reference, near: tuple[int, int]
+) -> Array | None:
+    fit = refinement.fit_linear(mean, usable, reference.levels[-1], near)
+    return None if fit is None or not np.all(np.isfinite(fit.step)) else fit.step
+
+
+def _slope(
+    mean: Float32, usable: Float32, reference: Reference, near: tuple[int, int]
+) -> Array | None:
+    """Linear step per true displacement: as predicted, or measured between whole pixels."""
+    if not reference.noisy:
+        return reference.slope
+    columns = []
+    for axis in range(2):
+        steps = []
+        for sign in (-1, 1):
+            beside = (near[0] + sign * (axis == 0), near[1] + sign * (axis == 1))
+            steps.append(_linear_step(mean, usable, reference, beside))
+        before, after = steps
+        if before is None or after is None:
+            return None
+        columns.append(0.5 * (before - after))
+    slope = np.stack(columns, axis=1)
+    lowest = float(np.linalg.eigvalsh(0.5 * (slope + slope.T))[0])
+    return slope if lowest > LEAST_SLOPE else None
+
+
 def _solve(
-    mean: NDArray[np.float32],
-    usable: NDArray[np.float32],
+    mean: Float32,
+    usable: Float32,
     reference: Reference,
     near: tuple[int, int],
+    slope: Array,
 ) -> tuple[Array, LinearFit, Level] | None:
     """Displacement, the fit about it, and the regressors of that fit."""
     level = reference.levels[-1]
     fit = refinement.fit_linear(mean, usable, level, near)
     if fit is None or not np.all(np.isfinite(fit.step)):
         return None
-    step = np.linalg.solve(reference.slope, fit.step)
-    u = np.array(near) + refinement.cubic_inverse(np.clip(step, -1.0, 1.0), reference.cubic)
+    step = np.clip(np.linalg.solve(slope, fit.step), -1.0, 1.0)
+    # A slope measured between whole pixels has the cubic term in it already.
+    step = step if reference.noisy else refinement.cubic_inverse(step, reference.cubic)
+    u = np.array(near) + step
     if not reference.narrow:
         return u, fit, level
     for _ in range(MAX_STEPS):
@@ -121,7 +157,7 @@ def _solve(
         fit = refinement.fit_linear(mean, usable, about, (0, 0))
         if fit is None or not np.all(np.abs(fit.step) < 1.0):
             return None
-        step = np.linalg.solve(reference.slope, fit.step)
+        step = np.linalg.solve(slope, fit.step)
         u = u + step
         if np.all(np.abs(step) < STEP_PX):
             return u, fit, about

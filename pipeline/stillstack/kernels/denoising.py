@@ -17,6 +17,9 @@ from stillstack.kernels.reference import Settings
 SMOOTHING_PX = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 # Side of the middle part on which the smoothing is chosen.
 SAMPLE_PX = 1024
+NOISE_BLOCK_PX = 8
+MIN_SLOPE = 0.5
+_FOURTH = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70.0)
 # Features are narrow where, half a pixel off, the cubic term is above this part of the standard
 # deviation of a frame's shift, or curvature above this part of the photon noise.
 CUBIC_LIMIT = 0.3
@@ -31,26 +34,30 @@ class Denoised:
     images: list[Array]
     solid: NDArray[np.bool_]
     variance: Array
-    settings: Settings
     slope: Array
     cubic: Array
     covariance: Array
+    noise_part: float
 
 
 def denoise(filled: Array, valid: NDArray[np.bool_], offset: float, settings: Settings) -> Denoised:
     """The smoothing with the smallest predicted error of the shift."""
     variance = _variance(filled, valid, offset, settings)
+    n_frames = max(settings.n_frames, 1.0)
+    excess = max(1.0, noise_excess(filled, valid, variance / n_frames))
     # A middle part of a large image decides as well as the whole.
     window = tuple(slice(max(0, (n - SAMPLE_PX) // 2), (n + SAMPLE_PX) // 2) for n in valid.shape)
     tried = [
-        (float(np.trace(candidate.covariance)), sigma)
+        (_noisy(candidate), float(np.trace(candidate.covariance)), sigma)
         for sigma in SMOOTHING_PX
         if (
-            candidate := _smoothed(filled[window], valid[window], variance[window], settings, sigma)
+            candidate := _smoothed(
+                filled[window], valid[window], variance[window], excess / n_frames, sigma
+            )
         )
     ]
-    sigma = min(tried)[1] if tried else SMOOTHING_PX[2]
-    best = _smoothed(filled, valid, variance, settings, sigma)
+    sigma = min(tried)[-1] if tried else SMOOTHING_PX[-1]
+    best = _smoothed(filled, valid, variance, excess / n_frames, sigma)
     if best is None:
         raise InputError(
             f"Of the {np.count_nonzero(valid)} valid pixels of the reference none is far enough "
@@ -61,25 +68,46 @@ def denoise(filled: Array, valid: NDArray[np.bool_], offset: float, settings: Se
     return best
 
 
+def _noisy(candidate: Denoised) -> bool:
+    """Whether so much of the gradients is noise that an error in its level would decide."""
+    return float(np.diag(candidate.slope).min()) < MIN_SLOPE
+
+
 def pedestal_of(
     filled: Array, valid: NDArray[np.bool_], offset: float, settings: Settings
 ) -> float:
-    """Counts without photon noise: where the image is far less noisy than its counts ask for.
-
-    Noise is seen in differences that a locally linear image does not have. Sharp features can only
-    make it look larger, so that a pedestal is never made up.
-    """
+    """Counts without photon noise: where the image is far less noisy than its counts ask for."""
     if not settings.gain > 0.0:
         return 0.0
-    high = smoothing.separable(filled, np.array([-0.5, 1.0, -0.5]), np.array([-0.5, 1.0, -0.5]))
-    inner = smoothing.solid(valid, 1.0, 0.999)
-    if np.count_nonzero(inner) < 64:
-        return 0.0
-    # The median of a squared normal variable is 0.455 times its variance; the stencil's norm 2.25.
-    seen = float(np.median(high[inner] ** 2)) / 0.455 / 2.25 * max(settings.n_frames, 1.0)
-    counted = float(np.median(filled[inner])) + offset
-    expected = settings.gain * max(counted, 0.0) + settings.read_noise**2
-    return (expected - seen) / settings.gain if seen < 0.5 * expected else 0.0
+    variance = _variance(filled, valid, offset, settings)
+    excess = noise_excess(filled, valid, variance / max(settings.n_frames, 1.0))
+    expected = float(np.median(variance[valid]))
+    return (1.0 - excess) * expected / settings.gain if excess < 0.5 else 0.0
+
+
+def noise_excess(filled: Array, valid: NDArray[np.bool_], variance: Array) -> float:
+    """White noise that an image shows, over the variance that it is thought to have.
+
+    Seen in fourth differences along both axes, which features wider than 1.5 px hardly enter;
+    the median over small blocks leaves out those with sharper ones.
+    """
+    high = smoothing.separable(filled, _FOURTH, _FOURTH) ** 2
+    inner = smoothing.solid(valid, 0.7, 0.999)
+    count = _block_sums(inner.astype(np.float64))
+    seen, expected = (
+        _block_sums(np.where(inner, high, 0.0)),
+        _block_sums(np.where(inner, variance, 0.0)),
+    )
+    whole = count >= 0.9 * NOISE_BLOCK_PX**2
+    return float(np.median(seen[whole] / expected[whole])) if np.any(whole) else 1.0
+
+
+def _block_sums(image: Array) -> Array:
+    """Sums over blocks of ``NOISE_BLOCK_PX`` by ``NOISE_BLOCK_PX`` px."""
+    side = NOISE_BLOCK_PX
+    n_y, n_x = (n // side for n in image.shape)
+    blocks = image[: n_y * side, : n_x * side].reshape(n_y, side, n_x, side)
+    return np.asarray(blocks.sum(axis=(1, 3)), np.float64)
 
 
 def pixel_variance(
@@ -112,10 +140,13 @@ def _smoothed(
     filled: Array,
     valid: NDArray[np.bool_],
     variance: Array,
-    settings: Settings,
+    noise_share: float,
     sigma: float,
 ) -> Denoised | None:
-    """The reference smoothed by ``sigma``, or None where no signal is left above its noise."""
+    """The reference smoothed by ``sigma``, or None where no signal is left above its noise.
+
+    ``noise_share`` is the variance of a pixel of the reference over that of a frame.
+    """
     solid = smoothing.solid(valid, max(sigma, 1.0))
     if np.count_nonzero(solid) < 64:
         return None
@@ -129,7 +160,7 @@ def _smoothed(
     gradient = (smoothing.separable(filled, g1, g0), smoothing.separable(filled, g0, g1))
     w = np.where(solid, 1.0 / variance, 0.0)
     # Noise of the reference enters products of two of its derivatives: expected, hence known.
-    noise = float((w * variance).sum()) / max(settings.n_frames, 1.0)
+    noise = float((w * variance).sum()) * noise_share
     own = products(gradient, gradient, w)
     d6 = np.zeros_like(g1)
     centre = d6.size // 2
@@ -138,7 +169,7 @@ def _smoothed(
     delta[centre] = 1.0
     # Near invalid pixels the plain gradient sees filled values.
     inner = np.where(smoothing.solid(valid, 2.0, 0.99), w, 0.0)
-    share = float((inner * variance).sum()) / max(settings.n_frames, 1.0)
+    share = float((inner * variance).sum()) * noise_share
     cross = products(gradient, raw, inner) - share * float(g1 @ d6) * float(g0 @ delta) * np.eye(2)
     inner_own = products(gradient, gradient, inner)
     signal = own - noise * float(g1 @ g1) * float(g0 @ g0) * np.eye(2)
@@ -153,10 +184,10 @@ def _smoothed(
         [image, *gradient],
         solid,
         variance,
-        settings,
         np.asarray(slope, np.float64),
         inverse @ cubic,
         covariance,
+        1.0 - float(np.linalg.eigvalsh(signal)[0] / np.linalg.eigvalsh(own)[0]),
     )
 
 

@@ -20,6 +20,8 @@ SEARCH_PX = 256
 # The coarsest level whose predicted standard deviation is within 2.5 % of full resolution.
 INFORMATION_KEPT = 0.95
 TAPS_PX = 4
+# Above this part of noise in the squared gradients, what is believed about it matters.
+NOISE_PART = 0.05
 
 
 def prepare_reference(
@@ -128,6 +130,7 @@ def prepare_reference(
         slope=denoised.slope,
         cubic=denoised.cubic,
         narrow=is_narrow(denoised),
+        noisy=denoised.noise_part > NOISE_PART,
     )
 
 

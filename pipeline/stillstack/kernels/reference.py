@@ -69,6 +69,9 @@ class Reference:
         (2, 4): cubic terms of the displacement, px^-2.
     narrow
         Whether features are so narrow that a second step is needed.
+    noisy
+        Whether the gradients hold so much noise that ``slope`` is measured on each frame instead:
+        a wrong belief about the reference's noise would otherwise make steps too short.
     """
 
     image: NDArray[np.float32]
@@ -86,6 +89,7 @@ class Reference:
     slope: Array
     cubic: Array
     narrow: bool
+    noisy: bool
 
     @property
     def max_shift_px(self) -> int:

@@ -185,7 +185,7 @@ def _judge(
         status |= Status.AMBIGUOUS
     if found.struck.size:
         status |= Status.STRUCK
-    inverse = np.linalg.inv(reference.slope)
+    inverse = np.linalg.inv(found.slope)
     covariance = inverse @ left.influence @ inverse.T
     std = np.sqrt(np.diag(covariance))
     rejected = bool(status & REJECTING)

@@ -4,8 +4,6 @@ They run over one-dimensional slices taken beforehand: an index that is a sum ke
 from using vector instructions, at four times the cost. Flags are bytes, 1 where a pixel counts.
 """
 
-# numba hands arguments over by position
-# ruff: noqa: PLR0917
 # mypy: disallow-untyped-defs=False, check-untyped-defs=False
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ _STRETCH: Final = 64
 
 @_compiled
 def isolated_pixels(usable):
-    """Return (y, x) of the invalid pixels whose eight neighbours are all valid, sorted by y."""
+    """Return (y, x) of the invalid pixels whose eight neighbours are all valid."""
     height, width = usable.shape
     # No two of them touch, so a quarter of the pixels is room enough; what is not used costs none.
     found = np.empty((2, ((height + 1) // 2) * ((width + 1) // 2)), np.int64)
@@ -78,10 +76,9 @@ def load_strip(pixels, usable, top, left, source, flags):
 def patch_strip(dead, stand_in, top, left, source, flags):
     """Put the stand-ins of isolated pixels into a strip."""
     rows, columns = source.shape
-    first, last = np.searchsorted(dead[0], top), np.searchsorted(dead[0], top + rows)
-    for i in range(first, last):
+    for i in range(stand_in.size):
         y, x = dead[0, i] - top, dead[1, i] - left
-        if 0 <= x < columns:
+        if 0 <= y < rows and 0 <= x < columns:
             source[y, x] = stand_in[i]
             flags[y, x] = 1
 
@@ -90,11 +87,10 @@ def patch_strip(dead, stand_in, top, left, source, flags):
 def uncover(lost, top, left, covered):
     """Unset the flags of output pixels that are more than half an invalid pixel."""
     rows, width = covered.shape
-    first, last = np.searchsorted(lost[0], top), np.searchsorted(lost[0], top + rows)
-    for i in range(first, last):
-        x = lost[1, i] - left
-        if 0 <= x < width:
-            covered[lost[0, i] - top, x] = 0
+    for i in range(lost.shape[1]):
+        y, x = lost[0, i] - top, lost[1, i] - left
+        if 0 <= y < rows and 0 <= x < width:
+            covered[y, x] = 0
 
 
 @_compiled
@@ -109,7 +105,9 @@ def interpolate_strip(source, flags, inside, along_y, along_x, values, covered):
     n_y, n_x = along_y[1].size, along_x[1].size
     rows, width = values.shape
     if n_y == 1 and n_x == 1:
-        values[:] = source[:rows, :width]
+        for y in range(rows):
+            for x in range(width):
+                values[y, x] = source[y, x]
     else:
         _weigh(source, along_y[0], along_x[0], values)
     covered[:] = 1
