@@ -92,11 +92,11 @@ def _whole_pixel(
     near = _nearest(start, 1)
     limit = reference.max_shift_px + 2 * reference.levels[0].factor
     for _ in range(MAX_STEPS):
-        step = _linear_step(mean, usable, reference, near)
+        linear = _linear_step(mean, usable, reference, near)
         slope = _slope(mean, usable, reference, near)
-        if step is None or slope is None:
+        if linear is None or slope is None:
             return None
-        step = np.linalg.solve(slope, step)
+        step = np.linalg.solve(slope, linear)
         if np.all(np.abs(step) <= 0.6):
             return near, slope
         moved = np.array(near) + np.clip(step, -2.0, 2.0)

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import fft
+
+from stillstack.kernels.compiling import compiled
 
 Pair = tuple[int, int]
 
@@ -314,7 +315,7 @@ def _vertex(three: NDArray[np.float64]) -> float:
     return float(np.clip(0.5 * (left - right) / curvature, -0.5, 0.5))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _find_root(parent, k):  # type: ignore[no-untyped-def]
     while parent[k] != k:
         parent[k] = parent[parent[k]]
@@ -322,7 +323,7 @@ def _find_root(parent, k):  # type: ignore[no-untyped-def]
     return k
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _second_peak(ncc, order, min_depth):  # type: ignore[no-untyped-def]
     """Flood from the top: where two hills meet, the lower one's depth is known."""
     n_y, n_x = ncc.shape

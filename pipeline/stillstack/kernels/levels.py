@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from stillstack.kernels.compiling import compiled, compiled_sums
 
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
-
-# Reassociation lets the sums vectorise; NaN and infinity keep their meaning.
-FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +49,7 @@ def bank_of(level: Level, displacement: tuple[int, int]) -> tuple[tuple[int, int
     return (r_y, r_x), (q_y, q_x)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _bin_displaced(image, valid, factor, r_y, r_x, out, whole):  # type: ignore[no-untyped-def]
     n_y, n_x = image.shape
     scale = 1.0 / (factor * factor)
@@ -115,7 +113,7 @@ def bin_weights(variance: Float32, whole: NDArray[np.bool_], factor: int) -> Flo
     return np.where(whole, factor**2 / safe, 0.0).astype(np.float32)
 
 
-@njit(nogil=True, cache=True, fastmath=FAST)
+@compiled_sums
 def _add_displaced(images, q_y, q_x, tap, out):  # type: ignore[no-untyped-def]
     n_y, n_x = out.shape[1:]
     first, last = max(0, q_x), min(n_x, images.shape[2] + q_x)

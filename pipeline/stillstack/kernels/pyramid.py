@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from stillstack.kernels.compiling import compiled
 
-@njit(nogil=True, cache=True, error_model="numpy")
+
+@compiled
 def _bin_static(frame, factor, offset, out):  # type: ignore[no-untyped-def]
     n_y, n_x = out.shape
     scale = 1.0 / (factor * factor)
@@ -29,7 +30,7 @@ def _bin_static(frame, factor, offset, out):  # type: ignore[no-untyped-def]
             out[j, i] = np.float32(total * scale - offset)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _mend_partial(frame, valid, factor, offset, count, out):  # type: ignore[no-untyped-def]
     n_y, n_x = out.shape
     whole = factor * factor
@@ -46,7 +47,7 @@ def _mend_partial(frame, valid, factor, offset, count, out):  # type: ignore[no-
             out[j, i] = np.float32(total / number - offset) if number > 0 else np.float32(0.0)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _bin_valid(frame, valid, factor, offset, out, count):  # type: ignore[no-untyped-def]
     n_y, n_x = out.shape
     for j in range(n_y):
@@ -62,7 +63,7 @@ def _bin_valid(frame, valid, factor, offset, out, count):  # type: ignore[no-unt
             out[j, i] = np.float32(total / number - offset) if number > 0 else np.float32(0.0)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _halve(mean, count, out, out_count):  # type: ignore[no-untyped-def]
     n_y, n_x = out.shape
     for j in range(n_y):
@@ -78,7 +79,7 @@ def _halve(mean, count, out, out_count):  # type: ignore[no-untyped-def]
             out[j, i] = total / np.float32(number) if number > 0 else np.float32(0.0)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _count_valid(valid, factor, count):  # type: ignore[no-untyped-def]
     n_y, n_x = count.shape
     for j in range(n_y):

@@ -22,10 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from stillstack.kernels.levels import FAST, Array, Float32, Level, bank_of
+from stillstack.kernels.compiling import compiled_sums
+from stillstack.kernels.levels import Array, Float32, Level, bank_of
 
 # Regressors, in order: image, constant, y, x, gradient along y, gradient along x.
 N_REGRESSORS = 6
@@ -61,7 +61,7 @@ class Residuals:
     suspects: int
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@compiled_sums
 def _normal_sums(frame, ok, image, grad_y, grad_x, weight, q_y, q_x):  # type: ignore[no-untyped-def]
     """Normal matrix, right-hand side, sum of squares and number of bins."""
     n_y, n_x = frame.shape
@@ -154,7 +154,7 @@ def _normal_sums(frame, ok, image, grad_y, grad_x, weight, q_y, q_x):  # type: i
     return a, b, squares, number
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@compiled_sums
 def _residual_row(m, use, images, y, x, theta, ww, model, residual):  # type: ignore[no-untyped-def]
     """Model without intensity and the weighted residual of one row."""
     f, gy, gx = images[0], images[1], images[2]
@@ -168,7 +168,7 @@ def _residual_row(m, use, images, y, x, theta, ww, model, residual):  # type: ig
         residual[i] = (m[i] - a * model[i] - constant - slope * x[i]) * inside
 
 
-@njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+@compiled_sums
 def _residual_sums(frame, ok, images, weight, q_y, q_x, theta, rows, noise, struck):  # type: ignore[no-untyped-def]
     """Sums over residuals. ``noise``: pedestal, variance per count, constant, smallest, limit."""
     n_y, n_x = frame.shape

@@ -11,7 +11,22 @@ Frames are worked on in strips of rows that stay in the processor's cache: loade
 point, weighted along y, then along x, mended where pixels are invalid, rounded and stored. Only the
 loading is compiled for the input's type and only the storing for the output's.
 
-DEFAULT_REASON
+The default is the B-spline. Its rms error, in counts of a mean of 60, noise-free:
+
+====================  ===========  =========  =========  =========
+rings of (sigma)           1.5 px       2 px       3 px       9 px
+====================  ===========  =========  =========  =========
+bspline                     0.011      0.002     0.0004  < 0.00001
+catmull-rom                  0.15      0.061      0.017     0.0005
+lanczos                      0.11      0.088      0.072      0.031
+linear                       0.81       0.51       0.24      0.030
+SciPy, cubic spline         0.026      0.007      0.001    0.00002
+====================  ===========  =========  =========  =========
+
+Catmull-Rom's error is below the photon noise of one frame, but it follows the fraction of a pixel,
+so it does not average out: a mean of ten thousand frames would show it. The B-spline takes half
+as much time again, little beside reading and writing the frame.
+``tests/benchmarks/resampling.py`` prints the errors and times.
 """
 
 from __future__ import annotations
@@ -39,7 +54,7 @@ __all__ = ["DEFAULT_INTERPOLATION", "INTERPOLATIONS", "Resampled", "resample_fra
 DEFAULT_INTERPOLATION: Final = "bspline"
 
 _INPUT_TYPES: Final = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")
-# Pixels of a strip: with its flags and results a third of a megabyte, within a core's own cache.
+# Pixels of a strip: with its flags and results about a megabyte, what a core has for itself.
 _STRIP_PIXELS: Final = 2**17
 
 
@@ -199,11 +214,8 @@ class _Axis:
         The padded ones are in the working precision of the frame's body, the rest are doubles.
         """
         missing = -self.weights.size % 4
-        return np.pad(self.weights, (0, missing)).astype(work), *self._exact
-
-    @property
-    def _exact(self) -> tuple[NDArray[np.float64], ...]:
-        return self.weights, self.shorter, self.linear
+        padded = np.pad(self.weights, (0, missing)).astype(work)
+        return padded, self.weights, self.shorter, self.linear
 
     def nearest(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the output pixels to which these input pixels give most."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from stillstack.kernels.compiling import compiled
 
 Array = NDArray[np.float64]
 
@@ -43,7 +44,7 @@ def gaussian_kernels(sigma: float) -> tuple[Array, Array, Array, Array]:
     return g0, g1, g2, g3
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _correlate_rows(image, kernel, out):  # type: ignore[no-untyped-def]
     n_y, n_x = image.shape
     radius = kernel.size // 2
@@ -62,7 +63,7 @@ def _correlate_rows(image, kernel, out):  # type: ignore[no-untyped-def]
                 row[i] += weight * part[i]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _correlate_columns(image, kernel, out):  # type: ignore[no-untyped-def]
     n_y, n_x = image.shape
     radius = kernel.size // 2

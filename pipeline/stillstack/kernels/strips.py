@@ -11,15 +11,14 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numba import njit
 
-# Fused multiply-add is allowed, reordering is not: it would need the absence of NaN.
-_compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+from stillstack.kernels.compiling import compiled
+
 # Pixels whose flags are tested together before any is looked at.
 _STRETCH: Final = 64
 
 
-@_compiled
+@compiled
 def isolated_pixels(usable):
     """Return (y, x) of the invalid pixels whose eight neighbours are all valid."""
     height, width = usable.shape
@@ -41,7 +40,7 @@ def isolated_pixels(usable):
     return found[:, :n].copy()
 
 
-@_compiled
+@compiled
 def load_strip(pixels, usable, top, left, source, flags):
     """Fill a strip with the frame from (top, left) on; zero and unset where invalid or outside.
 
@@ -65,14 +64,19 @@ def load_strip(pixels, usable, top, left, source, flags):
             row = pixels[y, left + start : left + stop]
             good = usable[min(y, usable.shape[0] - 1), left + start : left + stop]
             into, flag = into[start:stop], flag[start:stop]
-            for x in range(stop - start):
-                into[x] = source.dtype.type(row[x]) if good[x] else zero
-            for x in range(stop - start):
-                flag[x] = good[x]
+            if _all_set(good):
+                flag[:] = 1
+                for x in range(stop - start):
+                    into[x] = source.dtype.type(row[x])
+            else:
+                for x in range(stop - start):
+                    into[x] = source.dtype.type(row[x]) if good[x] else zero
+                for x in range(stop - start):
+                    flag[x] = good[x]
     return start, stop
 
 
-@_compiled
+@compiled
 def patch_strip(dead, stand_in, top, left, source, flags):
     """Put the stand-ins of isolated pixels into a strip."""
     rows, columns = source.shape
@@ -83,7 +87,7 @@ def patch_strip(dead, stand_in, top, left, source, flags):
             flags[y, x] = 1
 
 
-@_compiled
+@compiled
 def uncover(lost, top, left, covered):
     """Unset the flags of output pixels that are more than half an invalid pixel."""
     rows, width = covered.shape
@@ -93,7 +97,7 @@ def uncover(lost, top, left, covered):
             covered[y, x] = 0
 
 
-@_compiled
+@compiled
 def interpolate_strip(source, flags, inside, along_y, along_x, values, covered):
     """Make the values and flags of a strip's output pixels.
 
@@ -113,16 +117,19 @@ def interpolate_strip(source, flags, inside, along_y, along_x, values, covered):
     covered[:] = 1
     used = flags[0, : rows + n_y - 1]
     first, last = _span_of_invalid(used, inside[0], inside[1])
-    # Beyond the frame to the left and to the right, and the columns between that hold invalid
-    # pixels: all else has a whole footprint.
-    for unset, end in ((0, inside[0]), (first, last), (inside[1], width + n_x - 1)):
-        start, stop = max(unset - n_x + 1, 0), min(end, width)
-        if end > unset and stop > start:
+    if last > first:
+        start, stop = max(first - n_x + 1, 0), min(last, width)
+        if stop > start:
             _cover(flags, n_y, n_x, start, stop, covered)
+            _mend(source, flags[0], along_y, along_x, start, stop, values, covered)
+    # All that reaches beyond the frame to the left or to the right.
+    for start, stop in ((0, min(inside[0], width)), (max(inside[1] - n_x + 1, 0), width)):
+        if stop > start:
+            covered[:, start:stop] = 0
             _mend(source, flags[0], along_y, along_x, start, stop, values, covered)
 
 
-@_compiled
+@compiled
 def _span_of_invalid(flags, start, stop):
     """Return the first column with an unset flag and the one after the last, or twice ``stop``."""
     first, last = stop, start
@@ -139,7 +146,7 @@ def _span_of_invalid(flags, start, stop):
     return first, max(first, last)
 
 
-@_compiled
+@compiled
 def _all_set(row):
     every = np.uint8(1)
     for x in range(row.size):
@@ -147,7 +154,7 @@ def _all_set(row):
     return every == 1
 
 
-@_compiled
+@compiled
 def _weigh(source, taps_y, taps_x, values):
     """Weight along y, then along x. The taps are four or eight; zeros fill up shorter kernels."""
     rows, width = values.shape
@@ -168,14 +175,14 @@ def _weigh(source, taps_y, taps_x, values):
             _weigh_eight(a, b, c, d, down[4:], down[5:], down[6:], down[7:], taps_x, values[y])
 
 
-@_compiled
+@compiled
 def _weigh_four(a, b, c, d, taps, into):
     p, q, r, s = taps[0], taps[1], taps[2], taps[3]
     for x in range(a.size):
         into[x] = p * a[x] + q * b[x] + r * c[x] + s * d[x]
 
 
-@_compiled
+@compiled
 def _weigh_eight(a, b, c, d, e, f, g, h, taps, into):
     p, q, r, s = taps[0], taps[1], taps[2], taps[3]
     t, u, v, w = taps[4], taps[5], taps[6], taps[7]
@@ -184,7 +191,7 @@ def _weigh_eight(a, b, c, d, e, f, g, h, taps, into):
         into[x] = upper + (t * e[x] + u * f[x] + v * g[x] + w * h[x])
 
 
-@_compiled
+@compiled
 def _cover(flags, n_y, n_x, start, stop, covered):
     """Tell which output columns from start to stop have a footprint of n_y by n_x set flags.
 
@@ -210,19 +217,19 @@ def _cover(flags, n_y, n_x, start, stop, covered):
         _both(whole[y], whole[y + step], covered[y, start:stop])
 
 
-@_compiled
+@compiled
 def _all_four(a, b, c, d, into):
     for x in range(into.size):
         into[x] = a[x] & b[x] & c[x] & d[x]
 
 
-@_compiled
+@compiled
 def _both(a, b, into):
     for x in range(into.size):
         into[x] = a[x] & b[x]
 
 
-@_compiled
+@compiled
 def _mend(source, good, along_y, along_x, start, stop, values, covered):
     """Do again, by shorter kernels, the output pixels whose footprint is not all valid."""
     base_y, base_x = (along_y[1].size - 1) // 2, (along_x[1].size - 1) // 2
@@ -231,23 +238,27 @@ def _mend(source, good, along_y, along_x, start, stop, values, covered):
     next_y, next_x = linear_y.size - 1, linear_x.size - 1
     for y in range(values.shape[0]):
         row, upper, lower = covered[y], good[y + base_y], good[y + base_y + next_y]
-        for x in range(start, stop):
-            at = x + base_x
-            if row[x] or not (upper[at] or upper[at + next_x] or lower[at] or lower[at + next_x]):
+        for part in range(start, stop, _STRETCH):
+            end = min(part + _STRETCH, stop)
+            if _all_set(row[part:end]):
                 continue
-            top, left = y + back_y, x + back_x
-            if _all_valid(good, top, left, shorter_y.size, shorter_x.size):
-                values[y, x] = _over_all(source, top, left, shorter_y, shorter_x)
-                row[x] = 1
-                continue
-            value, share = _over_valid(source, good, y + base_y, at, linear_y, linear_x)
-            # One half to rounding: weights of 0.3 and 0.7 need not sum to one exactly.
-            if share >= 0.5 - 1e-9:
-                values[y, x] = value / share
-                row[x] = 1
+            for x in range(part, end):
+                at, to = x + base_x, x + base_x + next_x
+                if row[x] or not (upper[at] or upper[to] or lower[at] or lower[to]):
+                    continue
+                top, left = y + back_y, x + back_x
+                if _all_valid(good, top, left, shorter_y.size, shorter_x.size):
+                    values[y, x] = _over_all(source, top, left, shorter_y, shorter_x)
+                    row[x] = 1
+                    continue
+                value, share = _over_valid(source, good, y + base_y, at, linear_y, linear_x)
+                # One half to rounding: weights of 0.3 and 0.7 need not sum to one exactly.
+                if share >= 0.5 - 1e-9:
+                    values[y, x] = value / share
+                    row[x] = 1
 
 
-@_compiled
+@compiled
 def _over_all(source, top, left, weights_y, weights_x):
     """Return the weighted sum over a footprint."""
     value = 0.0
@@ -259,7 +270,7 @@ def _over_all(source, top, left, weights_y, weights_x):
     return value
 
 
-@_compiled
+@compiled
 def _over_valid(source, good, top, left, weights_y, weights_x):
     """Return the weighted sum over the valid pixels of a footprint, and the weights' sum."""
     value, share = 0.0, 0.0
@@ -272,7 +283,7 @@ def _over_valid(source, good, top, left, weights_y, weights_x):
     return value, share
 
 
-@_compiled
+@compiled
 def _all_valid(good, top, left, rows, columns):
     for i in range(rows):
         for j in range(columns):
@@ -281,7 +292,7 @@ def _all_valid(good, top, left, rows, columns):
     return True
 
 
-@_compiled
+@compiled
 def store_integers(values, covered, low, high, fill, image, valid):
     """Round and clip into the image; return how many valid pixels were clipped."""
     n_clipped = 0
@@ -300,7 +311,7 @@ def store_integers(values, covered, low, high, fill, image, valid):
     return n_clipped
 
 
-@_compiled
+@compiled
 def store_floats(values, covered, fill, image, valid):
     """Copy into the image, with the fill value where a flag is not set."""
     for y in range(values.shape[0]):
