@@ -1,0 +1,135 @@
+"""Zarr arrays of format 2 and 3, read by path through the one place that knows Zarr."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from stillstack.errors import InputError
+from stillstack.model import COLUMNS, FRAME, X, Y
+from stillstack.sources.fingerprint import digest
+from stillstack.sources.guard import opening, read_or_name
+from stillstack.sources.protocol import FileSource, Format
+from stillstack.storage import reading
+
+SOURCE_FRAME = "source_frame"
+_PACKED = ("scale_factor", "add_offset")
+
+
+@dataclass(frozen=True)
+class ZarrReader:
+    """Reads frames of one Zarr array.
+
+    Parameters
+    ----------
+    path, variable
+        Store, and array in it.
+    single
+        The array is one image of two dimensions, and the stack has one frame.
+    """
+
+    path: str
+    variable: str | None
+    single: bool = False
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Frames ``start`` to ``stop``; the first one with a damaged chunk is named."""
+        where = f"{self.path}::{self.variable}" if self.variable else self.path
+        return read_or_name(self._read, start, stop, where)
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        if self.single:
+            return reading.read_image(self.path, self.variable)[np.newaxis]
+        return reading.read_range(self.path, self.variable, start, stop)
+
+    def narrow(self, start: int, stop: int) -> ZarrReader:  # noqa: ARG002
+        """Itself: it is small whatever the range."""
+        return self
+
+    def fingerprint(self) -> str:
+        """Digest of the metadata and of a sample of the chunks' sizes and times."""
+        with opening(self.path, "a Zarr store"):
+            return digest([self.variable or "", *reading.fingerprint(self.path, self.variable)])
+
+
+def open_zarr(path: str, variable: str | None = None) -> FileSource:
+    """Source for a Zarr array, or for an array of a Zarr group.
+
+    Arrays along its first dimension become per-frame coordinates, times decoded; a dimension
+    coordinate called ``frame`` that is not 0, 1, 2 ... is kept as ``source_frame``. A group needs
+    no ``variable`` where it holds a single 3-D array, or a single one along ``frame``, which is
+    what ``stillstack ingest`` and ``stillstack run`` write. Whatever the dimensions are called,
+    they are taken by order: frame, y, x.
+    """
+    with opening(path, "a Zarr store"):
+        stored = reading.describe(path, variable)
+        _refuse_layout(stored)
+        coords = _coordinates(stored)
+    single = len(stored.shape) == 2
+    attrs = {**stored.attrs, "source_format": "Zarr"}
+    if stored.fill_value is not None:
+        attrs["invalid_value"] = stored.fill_value
+    n_frames, height, width = (1, *stored.shape) if single else stored.shape
+    return FileSource(
+        name=Path(path).name + (f"::{stored.variable}" if stored.variable else ""),
+        path=path,
+        shape=(n_frames, height, width),
+        dtype=stored.dtype.newbyteorder("="),
+        chunk_frames=1 if single else stored.chunks[0],
+        reader=ZarrReader(path, stored.variable, single),
+        coords=coords,
+        attrs=attrs,
+    )
+
+
+def _refuse_layout(stored: reading.StoredArray) -> None:
+    name = f"{stored.path}::{stored.variable}" if stored.variable else stored.path
+    if len(stored.shape) not in (2, 3):
+        raise InputError(
+            f"{name} has the shape {stored.shape}: a stack has the dimensions frame, y, x.",
+            cure="Open it with xarray, stack the leading dimensions into one, and save that.",
+        )
+    if {FRAME, Y, X} == set(stored.dims or ()) and stored.dims != (FRAME, Y, X):
+        raise InputError(
+            f"{name} has its dimensions in the order {stored.dims}.",
+            consequence="To read one frame the whole array would have to be decoded.",
+            cure="Save it in the order frame, y, x.",
+        )
+    packed = [key for key in _PACKED if key in stored.attrs]
+    if packed:
+        raise InputError(
+            f"{name} holds packed numbers ({', '.join(packed)}).",
+            consequence="They are no counts.",
+            cure="Open it with xarray, which unpacks them, and pass that or save it.",
+        )
+
+
+def _coordinates(stored: reading.StoredArray) -> dict[str, NDArray[Any]]:
+    # The table of a run lies along frame too; it says how frames were registered, and not what
+    # they are.
+    results = {column.name for column in COLUMNS}
+    found = reading.read_coordinates(stored)
+    variables = {
+        name: xr.Variable((FRAME,), values, attrs)
+        for name, (values, attrs) in found.items()
+        if name not in results
+    }
+    decoded = xr.decode_cf(xr.Dataset(variables), decode_coords=False)
+    coords = {str(name): _plain(variable.values) for name, variable in decoded.variables.items()}
+    own = coords.pop(FRAME, None)
+    if own is not None and not np.array_equal(own, np.arange(len(own))):
+        coords[SOURCE_FRAME] = own
+    return {name: values for name, values in coords.items() if name not in (Y, X)}
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    """Text as fixed-width Unicode, which every process and format understands."""
+    return values.astype(str) if values.dtype.kind in "OTS" else values
+
+
+ZARR = Format("Zarr", (".zarr",), open_zarr, recognises=reading.is_zarr, has_variables=True)

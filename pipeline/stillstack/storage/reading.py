@@ -1,0 +1,301 @@
+"""Reading Zarr stacks, format 2 or 3, from any process.
+
+Opened read-only, by path, inside the task; a process keeps the few arrays that it used last.
+
+A chunk that was never written reads as the fill value, without a word: Zarr leaves all-fill chunks
+away on purpose, so an absent chunk is no sign of damage, and is accepted.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from stillstack.errors import InputError
+
+METADATA_FILES: Final = ("zarr.json", ".zarray", ".zgroup")
+_V2_DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
+_SAMPLED_CHUNKS: Final = 64
+
+
+@dataclass(frozen=True, eq=False)
+class StoredArray:
+    """What a Zarr array says of itself.
+
+    Parameters
+    ----------
+    path
+        Of the store: a folder or an address.
+    variable
+        Name within the group at ``path``; None where ``path`` is the array itself.
+    shape, dtype, chunks
+        Of the array; with shards, ``chunks`` are the pieces inside them, which can be read singly.
+    dims
+        Names of the dimensions, where they have any.
+    attrs
+        The user's attributes, without those that only encode dimensions and coordinates.
+    fill_value
+        The value that the attributes declare to mean "no data" (``_FillValue``), or None.
+    coordinate_names
+        1-D arrays beside it that run along its first dimension.
+    """
+
+    path: str
+    variable: str | None
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...]
+    dims: tuple[str | None, ...] | None
+    attrs: Mapping[str, Any]
+    fill_value: float | None
+    coordinate_names: tuple[str, ...]
+
+
+def is_zarr(path: Path) -> bool:
+    """Return True where a folder holds a Zarr array or group."""
+    return any((path / name).is_file() for name in METADATA_FILES)
+
+
+def describe(path: str, variable: str | None = None) -> StoredArray:
+    """Say what is known of a stack in a Zarr store without reading it.
+
+    Parameters
+    ----------
+    path
+        An array, or a group with ``variable`` in it.
+    variable
+        May be left out where the group holds a single 3-D array of numbers, or a single one whose
+        first dimension is called ``frame``.
+
+    Raises
+    ------
+    InputError
+        When there is no such array, or more than one it could be.
+    """
+    node = _open_node(path)
+    if isinstance(node, zarr.Array):
+        if variable is not None:
+            raise InputError(
+                f"{path} is a single Zarr array, which has no variable {variable!r}.",
+                cure="Leave the variable out.",
+            )
+        return _described(node, None, path, None)
+    variable = _only_stack(node, path) if variable is None else variable.strip("/")
+    with _foreign_files_are_fine():
+        array = node.get(variable)
+    if not isinstance(array, zarr.Array):
+        raise InputError(
+            f"{path} has no array {variable!r}.",
+            cure=f"It has: {_listing(_arrays(node)) or 'no arrays at all'}.",
+        )
+    parent = node
+    if "/" in variable:
+        found = node[variable.rpartition("/")[0]]
+        parent = found if isinstance(found, zarr.Group) else node
+    return _described(array, parent, path, variable)
+
+
+def read_range(path: str, variable: str | None, start: int, stop: int) -> NDArray[Any]:
+    """Items ``start`` to ``stop`` of an array along its first axis, native byte order.
+
+    Raises
+    ------
+    Exception
+        What Zarr and its codecs raise, as it is.
+    """
+    values = np.asarray(_open_array(path, variable, _stamp(path, variable))[start:stop])
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def read_image(path: str, variable: str | None) -> NDArray[Any]:
+    """Read the whole of an array, native byte order; raises what Zarr raises."""
+    values = np.asarray(_open_array(path, variable, _stamp(path, variable))[...])
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def read_coordinates(
+    stored: StoredArray,
+) -> dict[str, tuple[NDArray[Any], dict[str, Any]]]:
+    """Values and attributes of the coordinates along the first dimension, as stored."""
+    group, _, _ = (stored.variable or "").rpartition("/")
+    found = {}
+    for name in stored.coordinate_names:
+        array = _open_array(
+            stored.path, f"{group}/{name}" if group else name, _stamp(stored.path, stored.variable)
+        )
+        attrs = {key: value for key, value in array.attrs.items() if key != _V2_DIMENSIONS}
+        found[name] = (np.asarray(array[...]), attrs)
+    return found
+
+
+def fingerprint(path: str, variable: str | None) -> list[str]:
+    """Metadata, and sizes and times of up to 64 chunks spread over the array.
+
+    Attributes are left out, because they do not change the frames; and so is the path. Looking
+    at every chunk of 100,000 would take longer than to open the stack. Of a store that is no local
+    folder only the metadata are looked at.
+    """
+    array = _open_array(path, variable, _stamp(path, variable))
+    metadata = {
+        key: value for key, value in array.metadata.to_dict().items() if key != "attributes"
+    }
+    parts = [json.dumps(metadata, sort_keys=True, default=str)]
+    if _is_address(path):
+        return parts
+    folder = Path(path, variable or "")
+    objects = array.shards or array.chunks
+    grid = tuple(-(-length // step) for length, step in zip(array.shape, objects, strict=True))
+    n_objects = int(np.prod(grid, dtype=np.int64))
+    for number in np.unique(np.linspace(0, n_objects - 1, _SAMPLED_CHUNKS).round().astype(int)):
+        place = tuple(int(at) for at in np.unravel_index(number, grid))
+        parts.append(_size_and_time(folder / array.metadata.encode_chunk_key(place)))
+    return parts
+
+
+def _size_and_time(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "absent"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _is_address(path: str) -> bool:
+    return "://" in path
+
+
+@contextmanager
+def _foreign_files_are_fine() -> Iterator[None]:
+    """Silence the warning about files that are no part of the store, such as a run's ledger."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")
+        yield
+
+
+def _open_node(path: str) -> zarr.Array[Any] | zarr.Group:
+    with _foreign_files_are_fine():
+        if _is_address(path):
+            return zarr.open(path, mode="r")
+        try:
+            return zarr.open_array(path, mode="r")
+        except (FileNotFoundError, zarr.errors.BaseZarrError):
+            # A consolidated list of contents is a snapshot, and may be an old one.
+            return zarr.open_group(path, mode="r", use_consolidated=False)
+
+
+@functools.lru_cache(maxsize=16)
+def _open_array(path: str, variable: str | None, stamp: str) -> zarr.Array[Any]:  # noqa: ARG001
+    """Open an array; ``stamp`` makes sure that one that was replaced is opened again."""
+    node = _open_node(path)
+    array = node if variable is None or isinstance(node, zarr.Array) else node[variable]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{variable} is a group")
+    return array
+
+
+def _stamp(path: str, variable: str | None) -> str:
+    if _is_address(path):
+        return ""
+    folder = Path(path, variable or "")
+    return " ".join(_size_and_time(folder / name) for name in METADATA_FILES)
+
+
+def _arrays(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
+    """All arrays of a group and of the groups in it, by name."""
+    with _foreign_files_are_fine():
+        return {
+            name: node
+            for name, node in group.members(max_depth=None)
+            if isinstance(node, zarr.Array)
+        }
+
+
+def _only_stack(group: zarr.Group, path: str) -> str:
+    arrays = _arrays(group)
+    stacks = {name: array for name, array in arrays.items() if _could_be_stack(array)}
+    if len(stacks) > 1:
+        framed = {name: a for name, a in stacks.items() if (_dims(a) or ("",))[0] == "frame"}
+        stacks = framed if len(framed) == 1 else stacks
+    if len(stacks) == 1:
+        return next(iter(stacks))
+    if not stacks:
+        raise InputError(
+            f"The Zarr group {path} holds no array of three dimensions and numbers.",
+            consequence="There is no stack in it.",
+            cure=f"It holds: {_listing(arrays) or 'nothing'}.",
+        )
+    raise InputError(
+        f"The Zarr group {path} holds {len(stacks)} stacks: {_listing(stacks)}.",
+        consequence="Which of them is meant is not for the program to guess.",
+        cure="Name one: the option variable, or the path with '::NAME' behind it.",
+    )
+
+
+def _could_be_stack(array: zarr.Array[Any]) -> bool:
+    return array.ndim == 3 and np.dtype(array.dtype).kind in "uif"
+
+
+def _listing(arrays: Mapping[str, zarr.Array[Any]]) -> str:
+    return ", ".join(f"{name} {a.shape} {a.dtype}" for name, a in sorted(arrays.items()))
+
+
+def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...] | None:
+    named = getattr(array.metadata, "dimension_names", None) or array.attrs.get(_V2_DIMENSIONS)
+    return tuple(named) if isinstance(named, list | tuple) else None
+
+
+def _described(
+    array: zarr.Array[Any], group: zarr.Group | None, path: str, variable: str | None
+) -> StoredArray:
+    attrs = dict(array.attrs)
+    dims = _dims(array)
+    fill = attrs.pop("_FillValue", None)
+    listed = str(attrs.pop("coordinates", "")) + " "
+    if group is not None:
+        listed += str(group.attrs.get("coordinates", ""))
+    attrs.pop(_V2_DIMENSIONS, None)
+    own_name = (variable or "").rpartition("/")[2]
+    return StoredArray(
+        path=path,
+        variable=variable,
+        shape=array.shape,
+        dtype=np.dtype(array.dtype),
+        chunks=array.chunks,
+        dims=dims,
+        attrs=attrs,
+        fill_value=fill if isinstance(fill, int | float) else None,
+        coordinate_names=_coordinates_beside(group, own_name, dims, array.shape, listed.split()),
+    )
+
+
+def _coordinates_beside(
+    group: zarr.Group | None,
+    own_name: str,
+    dims: tuple[str | None, ...] | None,
+    shape: tuple[int, ...],
+    listed: list[str],
+) -> tuple[str, ...]:
+    """Names of the 1-D arrays along the first dimension that are coordinates.
+
+    Where the store says which arrays are coordinates, as xarray does, those; else every one.
+    """
+    if group is None or not dims or dims[0] is None:
+        return ()
+    with _foreign_files_are_fine():
+        beside = dict(group.arrays())
+    along = [
+        name
+        for name, other in beside.items()
+        if name != own_name and _dims(other) == (dims[0],) and other.shape == shape[:1]
+    ]
+    return tuple(sorted(n for n in along if not listed or n in listed or n == dims[0]))
