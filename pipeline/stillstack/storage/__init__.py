@@ -1,1 +1,51 @@
-"""The one place that reads and writes Zarr."""
+"""The one place that reads and writes Zarr.
+
+A run, from the coordinator's side::
+
+    with lock_run(path) as lock:
+        state = inspect_output(path, config_digest=..., source_fingerprint=..., config=...)
+        if state == "new":
+            store = RunStore.create(lock, RunTemplate(...))
+        else:
+            store = RunStore.resume(lock)
+        done = store.done_blocks("align")
+        with store.ledger("align") as ledger:
+            ...  # workers: objects = store.writer().write(start, images)
+            ledger.append(BlockRecord(block, start, stop, rows, objects))
+        store.write_table(store.fold_table("align"))
+        store.finish()
+"""
+
+from stillstack.storage.blocks import BlockWriter
+from stillstack.storage.blockstore import BlockStore, DamagedBlock
+from stillstack.storage.digest import digest_store
+from stillstack.storage.identity import OutputState, inspect_output
+from stillstack.storage.ledger import BlockRecord, Ledger
+from stillstack.storage.locking import RunLock, lock_run
+from stillstack.storage.objects import StoredObject
+from stillstack.storage.runstore import RunStore, open_run
+from stillstack.storage.space import check_space, check_writable, free_bytes
+from stillstack.storage.stack import StackStore, create_stack
+from stillstack.storage.template import RunTemplate
+
+__all__ = [
+    "BlockRecord",
+    "BlockStore",
+    "BlockWriter",
+    "DamagedBlock",
+    "Ledger",
+    "OutputState",
+    "RunLock",
+    "RunStore",
+    "RunTemplate",
+    "StackStore",
+    "StoredObject",
+    "check_space",
+    "check_writable",
+    "create_stack",
+    "digest_store",
+    "free_bytes",
+    "inspect_output",
+    "lock_run",
+    "open_run",
+]

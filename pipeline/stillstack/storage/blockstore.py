@@ -1,0 +1,269 @@
+"""A store that is written block by block, with a ledger: what runs and stacks have in common."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from stillstack.errors import InputError, RunFaultError
+from stillstack.storage.arrays import group_metadata, member_metadata, plain_json
+from stillstack.storage.blocks import BlockWriter
+from stillstack.storage.identity import marker, read_attributes
+from stillstack.storage.ledger import BlockRecord, Ledger
+from stillstack.storage.locking import RunLock
+from stillstack.storage.objects import (
+    METADATA,
+    RUN_FOLDER,
+    LocalObjects,
+    StagingStore,
+    StoredObject,
+)
+
+
+@dataclass(frozen=True)
+class DamagedBlock:
+    """A block whose objects are not what the ledger says was written."""
+
+    block: int
+    start: int
+    stop: int
+    faults: tuple[str, ...]
+
+
+class BlockStore:
+    """A Zarr group with one array of images, written block by block.
+
+    Made by `resume` and `view`, and by what the kinds of store add for making a new one.
+
+    Attributes
+    ----------
+    path, folder : Path
+        The group; its ``run`` folder, for what is not the result.
+    layout : dict
+        Shapes, chunks and blocks.
+    """
+
+    kind: ClassVar[str]
+    images: ClassVar[str]
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        self.path = path
+        self.folder = path / RUN_FOLDER
+        self.durable = durable
+        self._objects = LocalObjects(path, durable=durable)
+        attributes = read_attributes(path)
+        if attributes is None or attributes.get("layout", {}).get("kind") != self.kind:
+            raise InputError(
+                f"{path} does not hold a stillstack {self.kind}.",
+                cure="Give the folder that stillstack wrote.",
+            )
+        self._attributes = attributes
+        self.layout: dict[str, Any] = attributes["layout"]
+
+    @classmethod
+    def resume(cls, lock: RunLock, *, durable: bool = True) -> Self:
+        """Open to go on writing; removes temporary files that killed processes left."""
+        _require(lock)
+        store = cls(lock.path, durable=durable)
+        store._objects.sweep()
+        return store
+
+    @classmethod
+    def view(cls, path: str | Path) -> Self:
+        """Open to look and verify; needs no lock and changes nothing."""
+        return cls(Path(path))
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the group."""
+        return dict(self._attributes)
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of the stack."""
+        return int(self.layout["n_frames"])
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """Shape (y, x) of the input's frames."""
+        y, x = self.layout["frame_shape"]
+        return int(y), int(x)
+
+    @property
+    def block_frames(self) -> int:
+        """Frames in each block but the last."""
+        return int(self.layout["block_frames"])
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks there are."""
+        return -(-self.n_frames // self.block_frames)
+
+    @property
+    def complete(self) -> bool:
+        """Whether `finish` was reached."""
+        return self._attributes.get("complete") is True
+
+    def block_range(self, block: int) -> tuple[int, int]:
+        """First frame of a block, and the one after its last."""
+        start = block * self.block_frames
+        return start, min(start + self.block_frames, self.n_frames)
+
+    def blocks(self) -> tuple[tuple[int, int], ...]:
+        """All blocks' ranges of frames, in order."""
+        return tuple(self.block_range(block) for block in range(self.n_blocks))
+
+    def writer(self) -> BlockWriter:
+        """Return what a worker needs to write blocks: small, and it pickles."""
+        return BlockWriter(
+            path=str(self.path.absolute()),
+            array=self.images,
+            block_frames=self.block_frames,
+            durable=self.durable,
+        )
+
+    def write_block(self, start: int, images: NDArray[Any]) -> tuple[StoredObject, ...]:
+        """Write one block; see `BlockWriter.write`."""
+        return self.writer().write(start, images)
+
+    def ledger(self, stage: str) -> Ledger:
+        """Ledger of a stage, to read or, by the holder of the lock alone, to append to."""
+        if not re.fullmatch(r"[a-z][a-z0-9_-]*", stage):
+            msg = f"{stage!r} cannot be a stage: lower-case letters, digits, - and _ only"
+            raise ValueError(msg)
+        return Ledger(self.folder / f"ledger-{stage}.jsonl", durable=self.durable)
+
+    def done_blocks(self, stage: str) -> dict[int, BlockRecord]:
+        """Blocks that are done: the ledger says so, and every object has its size.
+
+        Cheap enough for every start: one look at each object's size. `verify` reads them all.
+        """
+        return {
+            block: record
+            for block, record in self._records(stage).items()
+            if all(self._objects.size(key) == size for key, size, _ in record.objects)
+        }
+
+    def verify(
+        self, stage: str, progress: Callable[[int], None] | None = None
+    ) -> list[DamagedBlock]:
+        """Blocks whose objects are missing, or hold other bytes than were written.
+
+        Parameters
+        ----------
+        stage
+            The stage that wrote them.
+        progress
+            Called with the index of each block when it has been read.
+        """
+        damaged = []
+        for block, record in sorted(self._records(stage).items()):
+            found = [self._objects.fault(stored) for stored in record.objects]
+            faults = tuple(fault for fault in found if fault)
+            if faults:
+                damaged.append(DamagedBlock(block, record.start, record.stop, faults))
+            if progress is not None:
+                progress(block)
+        return damaged
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Whole array as it is stored, fill values included."""
+        array = zarr.open_array(self.path, path=name, mode="r", zarr_format=3)
+        return np.asarray(array[...])
+
+    def write_note(self, name: str, value: Any) -> None:
+        """Keep a JSON value in ``run/``, beside the result: timings, hosts, plans."""
+        text = json.dumps(plain_json(value), indent=2).encode()
+        self._objects.put(f"{RUN_FOLDER}/{name}.json", text)
+
+    def read_note(self, name: str) -> Any:
+        """Value of a note; None where there is none."""
+        text = self._objects.read(f"{RUN_FOLDER}/{name}.json")
+        return None if text is None else json.loads(text)
+
+    def finish(self) -> None:
+        """Declare the store complete, and consolidate its metadata, in one step."""
+        attributes = {**self._attributes, "complete": True}
+        metadata = group_metadata(attributes, member_metadata(self._objects))
+        self._put_group(metadata, attributes)
+
+    def mark_unfinished(self) -> None:
+        """Take `finish` back, before anything is written again."""
+        attributes = {**self._attributes, "complete": False}
+        self._put_group(group_metadata(attributes), attributes)
+
+    def _records(self, stage: str) -> dict[int, BlockRecord]:
+        records = self.ledger(stage).records()
+        return {
+            block: record
+            for block, record in records.items()
+            if 0 <= block < self.n_blocks and self.block_range(block) == (record.start, record.stop)
+        }
+
+    def _put_group(self, metadata: bytes, attributes: dict[str, Any]) -> None:
+        self._objects.put(METADATA, metadata)
+        self._attributes = attributes
+
+
+def create_group(
+    lock: RunLock,
+    attributes: Mapping[str, Any],
+    stage_arrays: Callable[[StagingStore], None],
+    *,
+    durable: bool,
+) -> None:
+    """Make a group: its arrays, then its own metadata, whose appearance makes it exist.
+
+    What a killed process left of an earlier attempt is removed first.
+    """
+    _require(lock)
+    objects = LocalObjects(lock.path, durable=durable)
+    if read_attributes(lock.path) is not None:
+        msg = f"{lock.path} exists already: resume it."
+        raise RunFaultError(msg)
+    objects.put(f"{RUN_FOLDER}/{METADATA}", marker())
+    objects.sweep()
+    _remove_remains(objects)
+    store = StagingStore.on(objects)
+    try:
+        stage_arrays(store)
+    except BaseException:
+        store.discard()
+        raise
+    store.commit()
+    objects.put(METADATA, group_metadata(attributes))
+
+
+def _remove_remains(objects: LocalObjects) -> None:
+    """Remove the arrays of a group that never came to exist, and nothing else."""
+    path = objects.root
+    remains = [entry for entry in path.iterdir() if entry.name != RUN_FOLDER]
+    foreign = [entry.name for entry in remains if not _is_array_remains(entry)]
+    lost = next((path / RUN_FOLDER).glob("ledger-*.jsonl"), None)
+    if lost is not None or foreign:
+        what = f"{RUN_FOLDER}/{lost.name}" if lost is not None else ", ".join(sorted(foreign))
+        raise InputError(
+            f"{path} holds {what} but no {METADATA}.",
+            consequence="It was left as it is: it may be a run that lost its metadata.",
+            cure=f"Restore {METADATA}, move these files away, or choose another output.",
+        )
+    for entry in remains:
+        objects.remove(entry.name)
+
+
+def _is_array_remains(entry: Path) -> bool:
+    return entry.is_dir() and {item.name for item in entry.iterdir()} <= {METADATA, "c"}
+
+
+def _require(lock: RunLock) -> None:
+    if not lock.is_held:
+        msg = f"The lock on {lock.path} is not held."
+        raise RunFaultError(msg)

@@ -1,0 +1,102 @@
+"""One run per output: a lock that the kernel frees when its process dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from stillstack.errors import InputError
+from stillstack.storage.identity import refuse_foreign
+from stillstack.storage.objects import RUN_FOLDER
+
+
+class RunLock:
+    """Held from `lock_run` until `release`, or until the process ends in whatever way.
+
+    Attributes
+    ----------
+    path : Path
+        The output it locks.
+    """
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        self.path = path
+        self._lock = lock
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this object still holds the lock."""
+        return bool(self._lock.is_locked)
+
+    def release(self) -> None:
+        """Let others run on this output."""
+        if self.is_held:
+            _holder_file(self.path).unlink(missing_ok=True)
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def lock_run(path: str | Path) -> RunLock:
+    """Lock on an output, taken at once or refused.
+
+    Makes the output's folder and its ``run/`` where they are not there yet, and nothing else.
+
+    Raises
+    ------
+    InputError
+        Another process holds it, the folder belongs to something else, or it cannot be written.
+    """
+    path = Path(path)
+    file = path / RUN_FOLDER / "lock"
+    # Not thread_local: whoever finishes the run may release it from another thread.
+    lock = FileLock(file, timeout=0, thread_local=False)
+    try:
+        refuse_foreign(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{path} is being written by {_holder(path)}.",
+            consequence="Two runs on one output would overwrite each other: nothing was started.",
+            cure="Wait for it to end, stop it, or choose another output.",
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            consequence="The run was not started.",
+            cure="Choose an output in a folder that you may write to.",
+        ) from error
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+    with suppress(OSError):  # it only serves the message of a run that is refused
+        _holder_file(path).write_text(json.dumps(holder))
+    return RunLock(path, lock)
+
+
+def _holder_file(path: Path) -> Path:
+    return path / RUN_FOLDER / "holder.json"
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(_holder_file(path).read_text())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"  # it holds the lock and has not said so yet

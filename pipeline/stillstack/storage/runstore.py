@@ -1,0 +1,145 @@
+"""The store of a run: created from a template, written by blocks, finished by the coordinator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from stillstack.errors import InputError, RunFaultError
+from stillstack.model import COLUMNS, X, Y, empty_table
+from stillstack.storage.arrays import open_writable, write_array
+from stillstack.storage.blockstore import BlockStore, create_group
+from stillstack.storage.identity import read_attributes
+from stillstack.storage.locking import RunLock
+from stillstack.storage.objects import METADATA, StagingStore
+from stillstack.storage.template import RunTemplate, stage_aligned, stage_run
+
+
+class RunStore(BlockStore):
+    """The Zarr group of a run. See `BlockStore` for what it shares with stacks."""
+
+    kind: ClassVar[str] = "run"
+    images: ClassVar[str] = "aligned"
+
+    @classmethod
+    def create(cls, lock: RunLock, template: RunTemplate, *, durable: bool = True) -> Self:
+        """Make the store whole from its template; one that was cut off is made again.
+
+        Parameters
+        ----------
+        lock
+            Held lock on the output.
+        template
+            What the run will hold.
+        durable
+            Sync everything that is written, now and later.
+        """
+        create_group(
+            lock,
+            template.attributes(),
+            lambda store: stage_run(store, template),
+            durable=durable,
+        )
+        return cls(lock.path, durable=durable)
+
+    @property
+    def has_aligned(self) -> bool:
+        """Whether the array of aligned frames exists."""
+        return self._objects.size(f"{self.images}/{METADATA}") is not None
+
+    def create_aligned(self, shape: tuple[int, int], origin: tuple[int, int] = (0, 0)) -> None:
+        """Make the array of aligned frames when its size is known; nothing where it exists.
+
+        Parameters
+        ----------
+        shape
+            Shape (y, x) of the canvas.
+        origin
+            Pixel of the input at which it begins; ``y`` and ``x`` count the input's pixels.
+        """
+        if self.has_aligned:
+            stored = self.read_aligned_shape()
+            if stored != shape:
+                raise RunFaultError(
+                    f"Aligned frames in {self.path} are {stored} and not {shape}.",
+                    cure="Choose another output.",
+                )
+            return
+        store = StagingStore.on(self._objects)
+        for dim, length, first in zip((Y, X), shape, origin, strict=True):
+            self._objects.remove(dim)  # what a killed process may have left
+            pixels = np.arange(first, first + length)
+            write_array(store, dim, pixels, dims=(dim,), attrs={"units": "pixel"})
+        store.commit(metadata_first=True)
+        stage_aligned(store, self.layout, shape, self._coordinates())
+        store.commit()
+
+    def read_aligned_shape(self) -> tuple[int, int]:
+        """Shape (y, x) of the aligned frames."""
+        _, y, x = zarr.open_array(self.path, path=self.images, mode="r", zarr_format=3).shape
+        return y, x
+
+    def fold_table(self, *stages: str) -> NDArray[np.void]:
+        """Per-frame table as the ledgers have it: pending where nothing is done.
+
+        Parameters
+        ----------
+        stages
+            Later ones replace the rows of earlier ones.
+        """
+        table = empty_table(self.n_frames)
+        for stage in stages:
+            for record in self.done_blocks(stage).values():
+                if record.rows is not None:
+                    table[record.start : record.stop] = record.rows
+        return table
+
+    def write_table(self, table: NDArray[np.void]) -> None:
+        """Write all per-frame variables whole. For the coordinator alone."""
+        if table.shape != (self.n_frames,):
+            msg = f"A table of {table.shape} rows for {self.n_frames} frames."
+            raise ValueError(msg)
+        store = StagingStore.on(self._objects)
+        for column in COLUMNS:
+            open_writable(store, column.name)[...] = np.ascontiguousarray(table[column.name])
+        store.commit()
+
+    def read_table(self) -> NDArray[np.void]:
+        """Per-frame table as it was last written."""
+        table = empty_table(self.n_frames)
+        for column in COLUMNS:
+            table[column.name] = self.read(column.name)
+        return table
+
+    def _coordinates(self) -> tuple[str, ...]:
+        status = zarr.open_array(self.path, path="status", mode="r", zarr_format=3)
+        return tuple(str(status.attrs.get("coordinates", "")).split())
+
+
+def open_run(path: str | Path) -> xr.Dataset:
+    """Dataset of a run, lazily loaded.
+
+    Invalid pixels of ``aligned`` are NaN. A run that is still being written opens too: its
+    attribute ``complete`` is false, and frames that are not done have the status ``pending``.
+
+    Raises
+    ------
+    InputError
+        There is nothing there, or not a run.
+    """
+    path = Path(path)
+    cure = "Give the folder that `stillstack run` wrote."
+    if not path.exists():
+        raise InputError(f"{path} does not exist.", cure=cure)
+    attributes = read_attributes(path)
+    layout = (attributes or {}).get("layout")
+    if attributes is None or not isinstance(layout, dict) or layout.get("kind") != RunStore.kind:
+        raise InputError(f"{path} is not a run of stillstack.", cure=cure)
+    consolidated = attributes.get("complete") is True
+    dataset: xr.Dataset = xr.open_zarr(path, chunks={}, consolidated=consolidated)
+    return dataset

@@ -1,0 +1,49 @@
+"""Checks of the place where a run will write, before anything starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from stillstack.errors import InputError
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise InputError where an output cannot be made."""
+    place = _nearest_folder(Path(path))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path} cannot be written: {place} is not a folder that you may write to.",
+            consequence="The run was not started.",
+            cure="Choose another output, or change the permissions.",
+        )
+
+
+def free_bytes(path: str | Path) -> int:
+    """Bytes that are free where an output will be, as the file system says (no quotas)."""
+    return shutil.disk_usage(_nearest_folder(Path(path))).free
+
+
+def check_space(path: str | Path, needed_bytes: int) -> None:
+    """Raise InputError where fewer bytes are free than an output may need."""
+    free = free_bytes(path)
+    if free < needed_bytes:
+        raise InputError(
+            f"{path} may need {_size(needed_bytes)}, and {_size(free)} are free there.",
+            consequence="The run was not started: it would stop on a full disk.",
+            cure="Free some space, or choose an output on another disk.",
+        )
+
+
+def _nearest_folder(path: Path) -> Path:
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"

@@ -1,0 +1,189 @@
+"""The template of a run: everything that is known of its store before the first frame is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillstack.model import (
+    AXES,
+    AXIS,
+    COLUMNS,
+    FRAME,
+    X,
+    Y,
+    empty_table,
+    image_fill,
+)
+from stillstack.storage.arrays import (
+    Codec,
+    cf_fill,
+    coordinates_attribute,
+    make_array,
+    write_array,
+    write_frame_coordinates,
+)
+from stillstack.storage.objects import StagingStore
+
+FORMAT: Final = 1
+DETECTOR: Final = ("detector_y", "detector_x")
+_TAKEN: Final = (
+    *(column.name for column in COLUMNS),
+    *("aligned", "reference", "reference_valid", "valid", "group", "run", Y, X, AXIS, *DETECTOR),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RunTemplate:
+    """What a run will hold.
+
+    Parameters
+    ----------
+    n_frames
+        Frames of the stack.
+    frame_shape
+        Their (y, x) shape.
+    config_digest, source_fingerprint
+        What the store belongs to: a run with another is refused.
+    reference, reference_valid, valid
+        What is really used; (y, x), or (group, y, x) where there are several references.
+    aligned_dtype
+        dtype of the aligned frames; None where only shifts are wanted.
+    canvas
+        ``"input"``: aligned frames are as large as the input's. ``"common"``: their size is known
+        later (`RunStore.create_aligned`), and the images above have dimensions of their own.
+    chunk_frames
+        Frames in a chunk.
+    block_frames
+        Frames in a block, the unit of work: a multiple of ``chunk_frames``.
+    sharded
+        Store each block as one object (a Zarr shard) rather than one per chunk.
+    codec
+        Compression: ``"zstd"`` or ``"lz4"``.
+    coords
+        Per-frame coordinates: numbers, times, strings.
+    attrs
+        More attributes of the group: config, versions, sources, reference_std.
+    """
+
+    n_frames: int
+    frame_shape: tuple[int, int]
+    config_digest: str
+    source_fingerprint: str
+    reference: NDArray[Any]
+    reference_valid: NDArray[Any]
+    valid: NDArray[Any]
+    aligned_dtype: np.dtype[Any] | str | None = None
+    canvas: Literal["input", "common"] = "input"
+    chunk_frames: int = 1
+    block_frames: int = 8
+    sharded: bool = False
+    codec: Codec = "zstd"
+    coords: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_blocks(self.n_frames, self.chunk_frames, self.block_frames)
+        for name in ("reference", "reference_valid", "valid"):
+            shape = np.shape(getattr(self, name))
+            if shape[-2:] != tuple(self.frame_shape):
+                msg = f"{name} is {shape} and the frames are {self.frame_shape}"
+                raise ValueError(msg)
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes of the group while the run is not complete."""
+        dtype = None if self.aligned_dtype is None else np.dtype(self.aligned_dtype).name
+        return {
+            **self.attrs,
+            "Conventions": "CF-1.12",
+            "config_digest": self.config_digest,
+            "source_fingerprint": self.source_fingerprint,
+            "layout": {
+                "format": FORMAT,
+                "kind": "run",
+                "n_frames": self.n_frames,
+                "frame_shape": list(self.frame_shape),
+                "aligned_dtype": dtype,
+                "canvas": self.canvas,
+                "chunk_frames": self.chunk_frames,
+                "block_frames": self.block_frames,
+                "sharded": self.sharded,
+                "codec": self.codec,
+            },
+            "complete": False,
+        }
+
+
+def check_blocks(n_frames: int, chunk_frames: int, block_frames: int) -> None:
+    """Raise ValueError unless blocks hold whole chunks."""
+    if n_frames < 1 or chunk_frames < 1 or block_frames < 1 or block_frames % chunk_frames:
+        msg = (
+            f"{n_frames} frames in chunks of {chunk_frames} and blocks of {block_frames}: "
+            "all must be positive, and a block a whole number of chunks."
+        )
+        raise ValueError(msg)
+
+
+def stage_run(store: StagingStore, template: RunTemplate) -> None:
+    """Stage all arrays of a run: metadata, and the values that are known."""
+    names = write_frame_coordinates(store, template.coords, _TAKEN)
+    write_array(store, AXIS, np.array(AXES), dims=(AXIS,), attrs={"long_name": "image axis"})
+    stage_table(store, empty_table(template.n_frames), names)
+    _stage_images(store, template)
+    if template.aligned_dtype is not None and template.canvas == "input":
+        stage_aligned(store, template.attributes()["layout"], template.frame_shape, names)
+
+
+def stage_table(store: StagingStore, table: NDArray[np.void], coordinates: tuple[str, ...]) -> None:
+    """Stage the per-frame variables, metadata and values."""
+    for column in COLUMNS:
+        values = np.ascontiguousarray(table[column.name])
+        attrs = {**column.xarray_attrs, **coordinates_attribute(coordinates)}
+        fill = values.dtype.type(column.fill)
+        write_array(store, column.name, values, dims=column.dims, attrs=attrs, fill=fill)
+
+
+def _stage_images(store: StagingStore, template: RunTemplate) -> None:
+    # Aligned frames of another size must not share these images' dimensions.
+    dims = DETECTOR if template.aligned_dtype and template.canvas == "common" else (Y, X)
+    images = {
+        "reference": (np.asarray(template.reference, "f4"), "image that frames are registered to"),
+        "reference_valid": (np.asarray(template.reference_valid, bool), "pixels that count in it"),
+        "valid": (np.asarray(template.valid, bool), "pixels that count in every frame"),
+    }
+    for name, (image, long_name) in images.items():
+        named = dims if image.ndim == 2 else ("group", *dims)
+        write_array(store, name, image, dims=named, attrs={"long_name": long_name})
+
+
+def stage_aligned(
+    store: StagingStore,
+    layout: Mapping[str, Any],
+    shape: tuple[int, int],
+    coordinates: tuple[str, ...],
+) -> None:
+    """Stage the metadata of the aligned frames, as the group's layout says."""
+    dtype = np.dtype(layout["aligned_dtype"])
+    fill = image_fill(dtype)
+    chunk, block = layout["chunk_frames"], layout["block_frames"]
+    make_array(
+        store,
+        "aligned",
+        (layout["n_frames"], *shape),
+        dtype,
+        dims=(FRAME, Y, X),
+        chunks=(chunk, *shape),
+        shards=(block, *shape) if layout["sharded"] else None,
+        codec=layout["codec"],
+        fill=fill,
+        attrs={
+            "long_name": "frame, resampled once so that it lands on the reference",
+            "units": "count",
+            **cf_fill(dtype, fill),
+            **coordinates_attribute(coordinates),
+        },
+    )
