@@ -19,6 +19,7 @@ SMOOTHING_PX = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 SAMPLE_PX = 1024
 NOISE_BLOCK_PX = 8
 MIN_SLOPE = 0.5
+PEDESTAL_PART = 0.8
 _FOURTH = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70.0)
 # Features are narrow where, half a pixel off, the cubic term is above this part of the standard
 # deviation of a frame's shift, or curvature above this part of the photon noise.
@@ -76,13 +77,17 @@ def _noisy(candidate: Denoised) -> bool:
 def pedestal_of(
     filled: Array, valid: NDArray[np.bool_], offset: float, settings: Settings
 ) -> float:
-    """Counts without photon noise: where the image is far less noisy than its counts ask for."""
-    if not settings.gain > 0.0:
+    """Counts without photon noise: a level far above zero that brings less noise than it should.
+
+    A quiet image alone proves nothing, since a mean of interpolated frames or a simulated
+    reference is quiet too.
+    """
+    lowest = float(np.quantile(filled[valid], 0.01)) + offset
+    if not settings.gain > 0.0 or lowest < PEDESTAL_PART * offset:
         return 0.0
     variance = _variance(filled, valid, offset, settings)
     excess = noise_excess(filled, valid, variance / max(settings.n_frames, 1.0))
-    expected = float(np.median(variance[valid]))
-    return (1.0 - excess) * expected / settings.gain if excess < 0.5 else 0.0
+    return min(lowest, (1.0 - excess) * offset) if excess < 0.5 else 0.0
 
 
 def noise_excess(filled: Array, valid: NDArray[np.bool_], variance: Array) -> float:

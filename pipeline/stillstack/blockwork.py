@@ -1,0 +1,331 @@
+"""What a worker does with one block: read, register, align, write, and return a small record.
+
+A job travels to each worker once and stays in its process; a task carries only the job's digest and
+which block to do. A frame that cannot be read or processed is data: when a block fails, each of its
+frames is tried alone, and those that fail alone are set aside with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import dask.array as da
+import numpy as np
+from dask.base import compute
+from distributed import WorkerPlugin
+from numpy.typing import NDArray
+
+from stillstack import graph
+from stillstack.errors import RunFaultError, StillstackError
+from stillstack.kernels.registration import Reference, prepare_reference
+from stillstack.layout import Stage
+from stillstack.model import Status, empty_table, image_fill
+from stillstack.sources import Source, stack_of
+from stillstack.stacks import Canvas
+from stillstack.storage import BlockRecord, BlockWriter, RunStore, StoredObject
+
+Rows = NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that blocks of one run have in common; small, and it pickles.
+
+    Parameters
+    ----------
+    digest
+        Names the job among the others in a worker.
+    source
+        The raw frames.
+    store_path
+        The run's store, where workers find the reference.
+    reference_digest
+        Of the reference that they must find there.
+    writer
+        Writes blocks of aligned frames; None where only shifts are wanted.
+    aligned_dtype
+        dtype of aligned frames.
+    interpolation
+        How frames are resampled.
+    canvas
+        Window of the input that is written; None for all of it.
+    fingerprint
+        Of the source when the run was started.
+    """
+
+    digest: str
+    source: Source
+    store_path: str
+    reference_digest: str
+    writer: BlockWriter | None
+    aligned_dtype: str | None
+    interpolation: str
+    canvas: Canvas | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """One unit of work.
+
+    Parameters
+    ----------
+    index, start, stop
+        Which block, and its frames.
+    rows
+        Its rows of the table, where they are known already.
+    set_aside
+        Frames that must not be touched, and why.
+    """
+
+    index: int
+    start: int
+    stop: int
+    rows: Rows | None = None
+    set_aside: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """What comes back: the record for the ledger, and why frames were set aside."""
+
+    record: BlockRecord
+    reasons: Mapping[int, str]
+
+
+class JobPlugin(WorkerPlugin):
+    """Brings a job to every worker, also to those that join later."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.name = f"stillstack-job-{job.digest}"
+
+    def setup(self, worker: Any) -> None:
+        """Keep the job in the worker's process."""
+        del worker
+        _JOBS[self.job.digest] = self.job
+
+    def teardown(self, worker: Any) -> None:
+        """Forget the job."""
+        del worker
+        _JOBS.pop(self.job.digest, None)
+
+
+_LOG: Final = logging.getLogger(__name__)
+_JOBS: Final[dict[str, Job]] = {}
+_REFERENCES: Final[dict[str, Reference]] = {}
+_REFERENCE_LOCK: Final = threading.Lock()
+
+
+def run_block(job_digest: str, stage: Stage, block: Block) -> BlockResult:
+    """Do one block and return its record.
+
+    Raises
+    ------
+    RunFaultError
+        If something other than the frames is at fault: the disk, the reference, the source as a
+        whole.
+    """
+    began = time.perf_counter()
+    job = _JOBS.get(job_digest)
+    if job is None:
+        raise RunFaultError(
+            f"A worker has not been given the job {job_digest}.",
+            cure="Run the same command again.",
+        )
+    reference = reference_of(job)
+    rows, images, reasons = _whole_or_single(job, stage, block, reference)
+    objects: tuple[StoredObject, ...] = ()
+    if stage.applies and job.writer is not None:
+        rows["status"][rows["n_clipped"] > 0] |= int(Status.CLIPPED)
+        objects = _written(job.writer, block, images)
+    record = BlockRecord(
+        block=block.index,
+        start=block.start,
+        stop=block.stop,
+        rows=rows,
+        objects=objects,
+        seconds=time.perf_counter() - began,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+        finished=time.time(),
+    )
+    return BlockResult(record, reasons)
+
+
+def probe_frame(job_digest: str, stage: Stage, block: Block) -> int:
+    """Do the work of a block without writing it, to see whether the worker survives."""
+    job = _JOBS[job_digest]
+    _whole_or_single(job, stage, block, reference_of(job))
+    return os.getpid()
+
+
+def reference_of(job: Job) -> Reference:
+    """Prepare the reference of a job, once in each process."""
+    with _REFERENCE_LOCK:
+        if job.reference_digest not in _REFERENCES:
+            reference = stored_reference(RunStore.view(job.store_path))
+            if reference.digest != job.reference_digest:
+                raise RunFaultError(
+                    f"The reference in {job.store_path} has the digest {reference.digest} on "
+                    f"{socket.gethostname()}, and {job.reference_digest} where the run began.",
+                    consequence="Frames would be registered to another image.",
+                    cure="Use the same version of stillstack everywhere, or start a new output.",
+                )
+            _REFERENCES.clear()
+            _REFERENCES[job.reference_digest] = reference
+        return _REFERENCES[job.reference_digest]
+
+
+def stored_reference(store: RunStore) -> Reference:
+    """Prepare the reference of a run from what its store holds, and nothing else."""
+    attributes = store.attributes
+    return prepare_reference(
+        store.read("reference"),
+        store.read("reference_valid"),
+        frame_valid=store.read("valid"),
+        **attributes["registration"],
+    )
+
+
+def _whole_or_single(
+    job: Job, stage: Stage, block: Block, reference: Reference
+) -> tuple[Rows, NDArray[Any], dict[int, str]]:
+    """Rows and images of a block, frame by frame where it does not work as a whole."""
+    if not block.set_aside:
+        # whatever a block fails of, its frames are tried one by one
+        with _suppressed_but_memory():
+            return *_computed(job, stage, block, reference), {}
+    return _frame_by_frame(job, stage, block, reference)
+
+
+@contextlib.contextmanager
+def _suppressed_but_memory() -> Iterator[None]:
+    """Suppress what goes wrong with frames; a lack of memory is not the frames' fault."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001  # each frame says why, when it is tried alone
+        _LOG.debug("a block is tried frame by frame", exc_info=True)
+
+
+def _frame_by_frame(
+    job: Job, stage: Stage, block: Block, reference: Reference
+) -> tuple[Rows, NDArray[Any], dict[int, str]]:
+    n_frames = block.stop - block.start
+    rows = empty_table(n_frames, Status.UNREADABLE)
+    images = _fill_images(job, n_frames) if stage.applies else np.empty(0)
+    reasons = dict(block.set_aside)
+    for place, number in enumerate(range(block.start, block.stop)):
+        if number in reasons:
+            continue
+        known = None if block.rows is None else block.rows[place : place + 1]
+        alone = replace(block, start=number, stop=number + 1, rows=known)
+        try:
+            frame_rows, frame_images = _computed(job, stage, alone, reference)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # the frame is set aside, with the reason
+            reasons[number] = _reason(error)
+            continue
+        rows[place] = frame_rows[0]
+        if stage.applies:
+            images[place] = frame_images[0]
+    if len(reasons) > len(block.set_aside):
+        _refuse_lost_source(job)
+    if block.rows is not None:
+        _keep_known_rejects(rows, block.rows)
+    return rows, images, reasons
+
+
+def _computed(
+    job: Job, stage: Stage, block: Block, reference: Reference
+) -> tuple[Rows, NDArray[Any]]:
+    """Rows and images of a range of frames, in one computation that reads each frame once."""
+    n_frames = block.stop - block.start
+    stack = stack_of(job.source, block.start, block.stop, chunk_frames=n_frames)
+    table = graph.register_rows(stack, reference) if stage.estimates else _known(block.rows)
+    if not stage.applies:
+        (rows,) = compute(table, scheduler="synchronous")
+        return rows[:, 0, 0], np.empty(0)
+    resampling = graph.Resampling(
+        job.interpolation,
+        str(job.aligned_dtype),
+        job.canvas or (0, stack.shape[1], 0, stack.shape[2]),
+    )
+    images, n_clipped = graph.align_rows(stack, table, resampling, reference=reference)
+    rows, images, n_clipped = compute(table, images, n_clipped, scheduler="synchronous")
+    rows = rows[:, 0, 0].copy()
+    rows["n_clipped"] = n_clipped[:, 0, 0]
+    return rows, images
+
+
+def _known(rows: Rows | None) -> da.Array:
+    if rows is None:
+        msg = "a stage that does not estimate needs the rows of its block"
+        raise RunFaultError(msg)
+    known: da.Array = da.from_array(rows[:, None, None], chunks=-1)
+    return known
+
+
+def _keep_known_rejects(rows: Rows, known: Rows) -> None:
+    """Keep what an earlier stage found out about frames that this one could not read."""
+    failed = (rows["status"] & int(Status.UNREADABLE)) != 0
+    rows[failed] = known[failed]
+    rows["status"][failed] |= int(Status.UNREADABLE)
+
+
+def _fill_images(job: Job, n_frames: int) -> NDArray[Any]:
+    dtype = np.dtype(str(job.aligned_dtype))
+    shape = job.source.shape[1:]
+    if job.canvas is not None:
+        y0, y1, x0, x1 = job.canvas
+        shape = (y1 - y0, x1 - x0)
+    return np.full((n_frames, *shape), image_fill(dtype), dtype)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, StillstackError):
+        return error.what
+    return f"{type(error).__name__}: {error}"
+
+
+def _refuse_lost_source(job: Job) -> None:
+    """Tell a source that is gone as a whole from frames that are broken."""
+    try:
+        now = job.source.fingerprint()
+    except Exception as error:
+        raise RunFaultError(
+            f"The source {job.source.name} cannot be read any more: {_reason(error)}",
+            consequence="The run stopped, and frames that are done are kept.",
+            cure="Bring the source back and run the same command again.",
+        ) from error
+    if now != job.fingerprint:
+        raise RunFaultError(
+            f"The source {job.source.name} has changed during the run.",
+            consequence="The run stopped, and frames that are done are kept.",
+            cure="Restore the source and run the same command again, or choose another output.",
+        )
+
+
+def _written(writer: BlockWriter, block: Block, images: NDArray[Any]) -> tuple[StoredObject, ...]:
+    try:
+        return writer.write(block.start, images)
+    except OSError as error:
+        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise RunFaultError(
+            f"Frames {block.start} to {block.stop - 1} cannot be written to {writer.path}: "
+            f"{error.strerror or error}.",
+            consequence="The run stopped; frames that are done are kept.",
+            cure=("Make room there" if room else "Mend that")
+            + " and run the same command again: it goes on where this one stopped.",
+        ) from error

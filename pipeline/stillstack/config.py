@@ -1,0 +1,469 @@
+"""The config of a run as a value: pydantic models, YAML in, one digest out.
+
+Every section is frozen and refuses keys that it does not know. What a person wrote wrong is
+reported all at once, as an :class:`~stillstack.errors.InputError` that can be read aloud.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from stillstack.settings_file import SettingsFile, parse_override, read_settings, validated
+
+
+def _plain_percentage(text: str) -> str:
+    return f"{float(text.replace('%', '')):.12g}%"
+
+
+def _distinct(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(sorted({value + 0.0 for value in values}))
+
+
+def _unsigned_zero(value: float) -> float:
+    return value + 0.0  # -0.0 equals 0.0 but is spelt differently
+
+
+Percentage = Annotated[
+    str, Field(pattern=r"^-?\d+(\.\d*)?\s*%$"), AfterValidator(_plain_percentage)
+]
+Length = Annotated[float, AfterValidator(_unsigned_zero)] | Percentage
+Share = Annotated[float, Field(gt=0, le=1)]
+Amount = Annotated[float, Field(ge=0), AfterValidator(_unsigned_zero)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yaml_oddities(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and annotation is not bool:
+            message = "should not be true or false (YAML reads yes, no, on and off as these, too)"
+            raise ValueError(message)
+        if value is None and isinstance(annotation, type) and issubclass(annotation, _Section):
+            return {}  # a section whose every line is commented out
+        return value
+
+
+class InputConfig(_Section):
+    """Where the frames are."""
+
+    path: str = Field(
+        min_length=1,
+        description="Zarr, TIFF, npy or HDF5 file, a folder, or a pattern such as 'run/*.tif'. "
+        "Relative to this file.",
+    )
+    variable: str | None = Field(
+        None, description="Array inside the file (a Zarr group or HDF5 file with several)."
+    )
+    pattern: str | None = Field(
+        None,
+        description="What the file names say, as coordinates: 'scan{scan:d}_delay{delay:f}.tif'.",
+    )
+
+
+class OutputConfig(_Section):
+    """What is written, and how."""
+
+    path: str = Field(min_length=1, description="Zarr group to write. Relative to this file.")
+    aligned: bool = Field(True, description="Write aligned frames; false: only the table.")
+    codec: Literal["zstd", "lz4"] = Field(
+        "zstd", description="Compression: zstd is smaller, lz4 faster."
+    )
+    block_frames: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Frames in one unit of work; a multiple of chunk_frames. "
+        "auto follows the source's chunks.",
+    )
+    chunk_frames: int = Field(1, ge=1, description="Frames in one chunk of the aligned array.")
+    durable: bool = Field(
+        True, description="Sync every written object to the disk before it counts as done."
+    )
+
+    @model_validator(mode="after")
+    def _whole_chunks(self) -> OutputConfig:
+        if isinstance(self.block_frames, int) and self.block_frames % self.chunk_frames:
+            message = (
+                f"block_frames ({self.block_frames}) should be a multiple of "
+                f"chunk_frames ({self.chunk_frames})"
+            )
+            raise ValueError(message)
+        return self
+
+
+class Figure(_Section):
+    """One rectangle, circle or polygon. Lengths in pixels, or as '61%' of the axis."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [{"required": [kind]} for kind in ("rectangle", "circle", "polygon")]
+        }
+    )
+
+    rectangle: tuple[Length, Length, Length, Length] | None = Field(
+        None,
+        description="[y0, y1, x0, x1], px: rows y0 to y1 and columns x0 to x1, "
+        "without row y1 and column x1.",
+    )
+    circle: tuple[Length, Length, Length] | None = Field(
+        None,
+        description="[y, x, radius], px; pixel centres at whole numbers. "
+        "A radius in % is of the shorter axis.",
+    )
+    polygon: Annotated[tuple[tuple[Length, Length], ...], Field(min_length=3)] | None = Field(
+        None, description="[[y, x], ...], px; pixel centres at whole numbers. Closed by itself."
+    )
+
+    @model_validator(mode="after")
+    def _one_sound_figure(self) -> Figure:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "nothing"
+            raise ValueError(f"should be one of rectangle, circle and polygon, not {found}")
+        if self.rectangle:
+            for axis, start, stop in zip(
+                "yx", self.rectangle[::2], self.rectangle[1::2], strict=True
+            ):
+                if _size(start) < 0 or (type(start) is type(stop) and _size(start) >= _size(stop)):
+                    message = (
+                        f"rectangle should be [y0, y1, x0, x1] with 0 <= {axis}0 < {axis}1, "
+                        f"not {axis}0 = {start}, {axis}1 = {stop}"
+                    )
+                    raise ValueError(message)
+        if self.circle and _size(self.circle[2]) <= 0:
+            raise ValueError(f"circle should have a radius above 0, not {self.circle[2]}")
+        return self
+
+
+def _size(length: float | str) -> float:
+    return float(length.rstrip("%")) if isinstance(length, str) else length
+
+
+class ValidConfig(_Section):
+    """Which pixels count. Rules combine: a pixel is valid when none of them rejects it."""
+
+    exclude: tuple[Figure, ...] = Field((), description="Figures whose pixels do not count.")
+    include: tuple[Figure, ...] | None = Field(
+        None, description="Figures outside of which no pixel counts. Default: the whole frame."
+    )
+    image: str | None = Field(
+        None,
+        description="Image file, non-zero where a pixel counts (white = valid). "
+        "Relative to this file.",
+    )
+    below: float | None = Field(None, description="Values below this do not count, counts.")
+    above: float | None = Field(
+        None, description="Values above this do not count, counts (saturation)."
+    )
+    equal: Annotated[tuple[float, ...], AfterValidator(_distinct)] = Field(
+        (), description="Values equal to one of these do not count, counts."
+    )
+    defects: bool = Field(
+        False, description="Find hot and dead pixels in a sample of the frames and exclude them."
+    )
+    allow_small: bool = Field(
+        False,
+        description="Accept a valid area under 10 % of the frame, or one that looks inverted.",
+    )
+
+    @model_validator(mode="after")
+    def _some_value_left(self) -> ValidConfig:
+        if self.below is not None and self.above is not None and self.below > self.above:
+            message = f"below ({self.below:g}) and above ({self.above:g}) leave no valid value"
+            raise ValueError(message)
+        if self.include == ():
+            raise ValueError("include is an empty list, which leaves no pixel; leave it out")
+        return self
+
+
+class ValidSections(_Section):
+    """Valid pixels of the frames and of the reference."""
+
+    frames: ValidConfig = Field(default_factory=ValidConfig, description="Of every raw frame.")
+    reference: ValidConfig | None = Field(
+        None, description="Of the reference. Default: the same as the frames."
+    )
+
+
+class ReferenceConfig(_Section):
+    """The image that frames are registered to."""
+
+    kind: Literal["first", "index", "mean", "median", "image"] = Field(
+        "mean",
+        description="first frame, frame number index, mean or median of spread frames, "
+        "or an image file.",
+    )
+    index: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Frame number, from 0 (kind: index)."
+    )
+    frames: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        32,
+        description="How many frames, evenly spread from start to stop, are averaged "
+        "and refined with.",
+    )
+    start: int = Field(0, ge=0, description="First frame of the range to take from.")
+    stop: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Frame after the last of the range. Default: the end."
+    )
+    path: str | None = Field(None, description="Image file (kind: image). Relative to this file.")
+    refine: int = Field(
+        1,
+        ge=0,
+        le=10,
+        description="Rounds of: register, average what is aligned and good. "
+        "Default: 1 for mean and median, 0 for first, index and image.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refine_by_kind(cls, data: Any) -> Any:
+        # Who names one particular image gets it; an average of drifted frames is blurred.
+        if isinstance(data, Mapping) and data.get("kind") in ("first", "index", "image"):
+            return {"refine": 0, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _complete(self) -> ReferenceConfig:
+        for key, kind in (("index", "index"), ("path", "image")):
+            given = getattr(self, key) is not None
+            if given != (self.kind == kind):
+                message = (
+                    f"{key} belongs to kind: {kind}, but kind is {self.kind}"
+                    if given
+                    else f"kind: {kind} needs {key}"
+                )
+                raise ValueError(message)
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError(f"stop ({self.stop}) should be greater than start ({self.start})")
+        return self
+
+
+class RegistrationConfig(_Section):
+    """How shifts are estimated and when an estimate is rejected."""
+
+    max_shift_px: int = Field(
+        32, ge=1, description="Largest shift along y or x that is searched, px."
+    )
+    min_overlap: Share = Field(
+        0.3, description="Smallest share of the reference's valid pixels that must overlap, 0 to 1."
+    )
+    min_ncc: Annotated[float, Field(ge=-1, le=1), AfterValidator(_unsigned_zero)] | None = Field(
+        None,
+        description="Smallest correlation coefficient of a good frame, -1 to 1. "
+        "Default: what the noise allows.",
+    )
+    max_peak_ratio: Share = Field(
+        0.95,
+        description="Largest second correlation peak over the first, 0 to 1; "
+        "above it a frame is ambiguous.",
+    )
+    gain: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="Counts per detected electron or photon; auto: from the data."
+    )
+    read_noise: Amount = Field(0.0, description="Noise of a dark pixel, counts rms.")
+
+
+class AlignmentConfig(_Section):
+    """How shifts are applied."""
+
+    interpolation: Literal["auto", "bspline", "catmull-rom", "lanczos", "linear"] = Field(
+        "auto", description="Interpolation of sub-pixel shifts; whole pixels are copied exactly."
+    )
+    dtype: Literal["auto", "float32", "input"] = Field(
+        "auto",
+        description="Type of aligned frames; auto: the input's integer type "
+        "where counts are high enough, else float32.",
+    )
+    canvas: Literal["input", "common"] = Field(
+        "input", description="Area written: the input's, or what every good frame covers."
+    )
+
+
+class ClusterConfig(_Section):
+    """Where the work is done. Nothing here changes the result."""
+
+    kind: Literal["local", "address"] = Field(
+        "local", description="local: start workers on this machine; address: use a running cluster."
+    )
+    address: str | None = Field(
+        None,
+        pattern=r"^[a-z]+://.+",
+        examples=["tcp://host:8786"],
+        description="Scheduler of a running cluster: 'tcp://host:8786' (kind: address).",
+    )
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Worker processes of one thread each; auto: one for each core."
+    )
+    memory_limit: str = Field(
+        "auto",
+        pattern=r"^(auto|\d+(\.\d+)?\s*([kMGT]i?)?B)$",
+        examples=["4GiB"],
+        description="Memory of one worker: '4GiB'; auto: an equal part of the machine's.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> ClusterConfig:
+        if self.kind == "address" and self.address is None:
+            raise ValueError("kind: address needs address, such as tcp://host:8786")
+        if self.kind == "local" and self.address is not None:
+            raise ValueError("address belongs to kind: address, but kind is local")
+        if self.kind == "address" and (self.workers, self.memory_limit) != ("auto", "auto"):
+            raise ValueError("workers and memory_limit are set where the cluster is started")
+        return self
+
+
+class RunConfig(_Section):
+    """A stillstack run: frames in, aligned frames and a table of shifts out."""
+
+    input: InputConfig = Field(description="Where the frames are.")
+    output: OutputConfig = Field(description="What is written, and how.")
+    valid: ValidSections = Field(default_factory=ValidSections, description="Which pixels count.")
+    reference: ReferenceConfig = Field(
+        default_factory=ReferenceConfig, description="What frames are registered to."
+    )
+    registration: RegistrationConfig = Field(
+        default_factory=RegistrationConfig, description="How shifts are estimated."
+    )
+    alignment: AlignmentConfig = Field(
+        default_factory=AlignmentConfig, description="How shifts are applied."
+    )
+    cluster: ClusterConfig = Field(
+        default_factory=ClusterConfig, description="Where the work is done."
+    )
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Config read from a YAML file, checked and with absolute paths.
+
+    Parameters
+    ----------
+    path
+        YAML file. Relative paths in it are relative to its folder.
+    overrides
+        Single settings that replace the file's, such as ``"registration.max_shift_px=48"``; the
+        value is YAML. Paths in them are relative to the current folder, where they were typed.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or is not YAML, or settings are wrong: all findings at once.
+    """
+    path = Path(path)
+    file = read_settings(path)
+    _make_absolute(file.settings, path.absolute().parent)
+    for text in overrides:
+        location, value = parse_override(text)
+        if location in _PATHS and isinstance(value, str):
+            value = _absolute(value, Path.cwd())
+        file.override(location, value)
+    return validated(RunConfig, file)
+
+
+def make_config(settings: Mapping[str, Any]) -> RunConfig:
+    """Config made from nested mappings, checked; relative paths are relative to the current folder.
+
+    Examples
+    --------
+    >>> config = make_config({"input": {"path": "/data/run.zarr"}, "output": {"path": "/data/out"}})
+    >>> config.registration.max_shift_px
+    32
+    """
+    raw = json.loads(json.dumps(dict(settings), default=str))
+    _make_absolute(raw, Path.cwd())
+    return validated(RunConfig, SettingsFile("The config", raw))
+
+
+def to_yaml(config: RunConfig) -> str:
+    """YAML of a config with every default written out; it loads to an equal config."""
+    settings = config.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+
+
+def result_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that change what is stored: what the digest is made of.
+
+    Left out are the cluster, where the output lies, how durably it is written, and how many frames
+    one task takes: none of them changes a stored byte.
+    """
+    settings: dict[str, Any] = config.model_dump(mode="json")
+    del settings["cluster"]
+    for key in ("path", "durable", "block_frames"):
+        del settings["output"][key]
+    if settings["valid"]["reference"] is None:
+        settings["valid"]["reference"] = settings["valid"]["frames"]
+    return settings
+
+
+def config_digest(config: RunConfig) -> str:
+    """16 hex digits (SHA-256) that are equal for configs with equal results.
+
+    The order of keys, defaults written out or not, ``5`` or ``5.0`` and the settings that
+    :func:`result_settings` leaves out make no difference.
+
+    Examples
+    --------
+    >>> here = make_config({"input": {"path": "/a"}, "output": {"path": "/b"}})
+    >>> there = make_config({"output": {"path": "/c"}, "input": {"path": "/a"}})
+    >>> config_digest(here) == config_digest(there)
+    True
+    """
+    text = json.dumps(result_settings(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the config file, for editors that complete and check."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **RunConfig.model_json_schema(),
+    }
+
+
+_PATHS: Final = (
+    ("input", "path"),
+    ("output", "path"),
+    ("reference", "path"),
+    ("valid", "frames", "image"),
+    ("valid", "reference", "image"),
+)
+
+
+def _make_absolute(raw: dict[str, Any], folder: Path) -> None:
+    for *sections, key in _PATHS:
+        section: Any = raw
+        for name in sections:
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(section.get(key), str) and section[key]:
+            section[key] = _absolute(section[key], folder)
+
+
+def _absolute(path: str, folder: Path) -> str:
+    if "://" in path:
+        return path
+    joined = folder / Path(path).expanduser()
+    # ".." is folded by text, so that patterns and files yet to be written can be named.
+    parts: list[str] = []
+    for part in joined.parts:
+        if part == ".." and len(parts) > 1:
+            parts.pop()
+        else:
+            parts.append(part)
+    return str(Path(*parts))

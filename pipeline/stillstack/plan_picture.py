@@ -1,0 +1,92 @@
+"""The picture of a plan: the valid area over a frame, and a beam-block that may be missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from stillstack.errors import InputError
+from stillstack.pictures import draw_image, draw_outline
+from stillstack.valid import describe_region, propose_beam_block
+
+if TYPE_CHECKING:
+    from stillstack.plan import Plan
+
+PROPOSAL_COLOUR: Final = "#ff8c1a"
+_LEAST_UNCOVERED: Final = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """Something that looks like a beam-block and is not excluded.
+
+    Attributes
+    ----------
+    inside
+        Boolean (y, x), True inside it.
+    yaml
+        Lines for the config.
+    """
+
+    inside: NDArray[np.bool_]
+    yaml: str
+
+    @property
+    def share(self) -> float:
+        """Its part of all pixels."""
+        return float(self.inside.mean())
+
+
+def beam_block_proposal(plan: Plan) -> Proposal | None:
+    """Propose a beam-block where one is seen and less than nine tenths of it are excluded."""
+    inside = propose_beam_block(plan.typical)
+    uncovered = int((inside & plan.valid).sum())
+    if not inside.any() or uncovered < _LEAST_UNCOVERED * inside.sum():
+        return None
+    return Proposal(inside, describe_region(inside))
+
+
+def draw_plan(plan: Plan, proposal: Proposal | None, path: Path) -> Path:
+    """Write the picture of a plan as PNG, and say where it is.
+
+    Parameters
+    ----------
+    plan
+        What is going to be done.
+    proposal
+        Drawn dashed.
+    path
+        The file; one that is there is replaced.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    figure = Figure(figsize=(8, 6.8), layout="compressed")
+    axes = figure.add_subplot()
+    draw_image(axes, plan.typical.astype(float), label="mean counts of the sampled frames")
+    excluded = np.ma.masked_where(plan.valid, np.ones(plan.valid.shape))
+    axes.imshow(excluded, cmap="gray", vmin=0, vmax=2, alpha=0.55, interpolation="nearest")
+    draw_outline(axes, plan.valid)
+    words = [
+        f"Outlined: the valid area, {plan.valid.mean():.1%} of the pixels; the rest is veiled."
+    ]
+    if proposal is not None:
+        draw_outline(axes, proposal.inside, PROPOSAL_COLOUR, "dashed")
+        words.append("Dashed: looks like a beam-block that is not excluded.")
+    axes.set_title("\n".join([plan.source.name, *words]), fontsize="medium", loc="left")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png", dpi=130)
+    except OSError as error:
+        raise InputError(
+            f"The picture {path} cannot be written: {error.strerror or error}.",
+            cure="Name another place with --picture.",
+        ) from error
+    return path

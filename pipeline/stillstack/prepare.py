@@ -1,0 +1,171 @@
+"""From a plan to a store and a job: what is made once, before and between the passes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from dask.base import compute
+
+from stillstack.blockwork import Job, Rows
+from stillstack.config import config_digest, result_settings
+from stillstack.errors import RunFaultError
+from stillstack.execute import OnProgress, Progress
+from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
+from stillstack.layout import Stage
+from stillstack.model import Status
+from stillstack.plan import Plan
+from stillstack.reference import ReferenceMaker
+from stillstack.stacks import Canvas, common_canvas
+from stillstack.storage import RunLock, RunStore, RunTemplate
+
+ATTEMPTS_NOTE: Final = "attempts"
+"""Name of the note in ``run/`` that says when and where the run was worked on."""
+
+_PACKAGES: Final = (
+    "stillstack",
+    "numpy",
+    "scipy",
+    "numba",
+    "dask",
+    "distributed",
+    "xarray",
+    "zarr",
+)
+
+
+def opened_store(plan: Plan, lock: RunLock, progress: OnProgress | None) -> RunStore:
+    """Open the store that an earlier attempt began, or make the reference and a new one."""
+    durable = plan.config.output.durable
+    if plan.output_state != "new":
+        return RunStore.resume(lock, durable=durable)
+    if progress is not None:
+        progress(Progress("reference", 0, plan.layout.n_frames))
+    return RunStore.create(lock, _template(plan), durable=durable)
+
+
+def is_done(store: RunStore, plan: Plan) -> bool:
+    """Whether nothing is left to do; else the store is marked unfinished."""
+    if not store.complete:
+        return False
+    if all(len(store.done_blocks(name)) == store.n_blocks for name in plan.layout.stage_names):
+        return True
+    store.mark_unfinished()
+    return False
+
+
+def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
+    """Return what the blocks of one pass have in common."""
+    attributes, layout = store.attributes, store.layout
+    return Job(
+        digest=f"{attributes['config_digest']}-{attributes['source_fingerprint']}-{stage.name}",
+        source=plan.source,
+        store_path=str(store.path.absolute()),
+        reference_digest=attributes["reference_digest"],
+        writer=store.writer() if stage.applies else None,
+        aligned_dtype=layout["aligned_dtype"],
+        interpolation=attributes["interpolation"],
+        canvas=_canvas(store, table) if stage.applies else None,
+        fingerprint=plan.source.fingerprint(),
+    )
+
+
+def verify(store: RunStore, plan: Plan) -> None:
+    """Raise RunFaultError unless every block of every pass is done and no frame is pending."""
+    for name in plan.layout.stage_names:
+        missing = store.n_blocks - len(store.done_blocks(name))
+        if missing:
+            raise RunFaultError(
+                f"{missing} of {store.n_blocks} blocks of {store.path} are not what was written.",
+                cure="Run the same command again: it does them again.",
+            )
+    pending = int(((store.read("status") & int(Status.PENDING)) != 0).sum())
+    if pending:
+        raise RunFaultError(
+            f"{pending} frames of {store.path} are pending though every block is done.",
+            cure="This is a fault of the program: please report it.",
+        )
+
+
+@contextlib.contextmanager
+def attempt_noted(store: RunStore) -> Iterator[None]:
+    """Write down when and where the run is worked on, and how that ended."""
+    attempts = store.read_note(ATTEMPTS_NOTE) or []
+    attempt = {
+        "began": time.time(),
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "outcome": "killed",
+    }
+    store.write_note(ATTEMPTS_NOTE, [*attempts, attempt])
+    try:
+        yield
+        attempt["outcome"] = "complete"
+    except BaseException as error:
+        attempt["outcome"] = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        attempt["ended"] = time.time()
+        # the reason for a failure must not be hidden by a full disk
+        with contextlib.suppress(OSError):
+            store.write_note(ATTEMPTS_NOTE, [*attempts, attempt])
+
+
+def _template(plan: Plan) -> RunTemplate:
+    """Everything that is known before the first block, the reference included."""
+    maker = ReferenceMaker(
+        plan.source,
+        plan.config.reference,
+        plan.valid,
+        plan.reference_valid,
+        plan.settings,
+        functools.partial(compute, scheduler="threads"),
+    )
+    made = maker.make()
+    reference = maker.prepared(made)
+    layout = plan.layout
+    chosen = plan.config.alignment.interpolation
+    return RunTemplate(
+        n_frames=layout.n_frames,
+        frame_shape=layout.frame_shape,
+        config_digest=config_digest(plan.config),
+        source_fingerprint=plan.fingerprint,
+        reference=made.image,
+        reference_valid=made.valid,
+        valid=plan.valid,
+        aligned_dtype=layout.aligned_dtype,
+        canvas=plan.config.alignment.canvas,
+        chunk_frames=layout.chunk_frames,
+        block_frames=layout.block_frames,
+        codec=plan.config.output.codec,
+        coords=plan.source.coords,
+        attrs={
+            "title": f"{plan.source.name}, registered by stillstack",
+            "config": result_settings(plan.config),
+            "registration": {**plan.settings, "n_frames": made.n_frames},
+            "interpolation": DEFAULT_INTERPOLATION if chosen == "auto" else chosen,
+            "reference_digest": reference.digest,
+            "reference_std": [float(value) for value in reference.reference_std],
+            "reference_notes": list(made.notes),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            },
+        },
+    )
+
+
+def _canvas(store: RunStore, table: Rows) -> Canvas | None:
+    """Window that is written; the array for it is made here when it was not known before."""
+    if store.layout["canvas"] == "input":
+        return None
+    y0, y1, x0, x1 = common_canvas(table["shift"], table["status"], store.frame_shape)
+    store.create_aligned((y1 - y0, x1 - x0), origin=(y0, x0))
+    return (y0, y1, x0, x1)

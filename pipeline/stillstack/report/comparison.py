@@ -1,0 +1,181 @@
+"""Frames before and after alignment: means of spread frames, and first against last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from stillstack.errors import StillstackError
+from stillstack.model import FRAME, X, Y, is_good
+from stillstack.sources import Source
+
+MOST_FRAMES: Final = 256
+
+Image = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The same frames before and after alignment; None for what cannot be had.
+
+    Attributes
+    ----------
+    n_frames
+        Frames in the means: good ones, evenly spread.
+    raw_mean, aligned_mean
+        Their means, (y, x); NaN where no frame counts.
+    first, last
+        Numbers of the first and the last good frame; None where there are fewer than two.
+    difference_before, difference_after
+        Last frame less first, (y, x); NaN where either is not valid.
+    rms_before, rms_after
+        Of these differences, over the pixels that both have.
+    """
+
+    n_frames: int
+    raw_mean: Image | None = None
+    aligned_mean: Image | None = None
+    first: int | None = None
+    last: int | None = None
+    difference_before: Image | None = None
+    difference_after: Image | None = None
+    rms_before: float = float("nan")
+    rms_after: float = float("nan")
+
+
+def compare(run: xr.Dataset, raw: Source | None, limit: int = MOST_FRAMES) -> Comparison:
+    """Compare good frames of a run before and after alignment.
+
+    Parameters
+    ----------
+    run
+        A run's Dataset.
+    raw
+        The frames as recorded; None where they are no longer there.
+    limit
+        Number of frames in the means at most.
+    """
+    good = np.flatnonzero(np.asarray(is_good(run["status"].values), bool))
+    if not good.size:
+        return Comparison(0)
+    numbers = spread(good, limit, raw.chunk_frames if raw is not None else 1)
+    first, last = int(good[0]), int(good[-1])
+    has_pair = first != last
+    before = _raw_difference(run, raw, first, last) if raw is not None and has_pair else None
+    after = None
+    if "aligned" in run and has_pair:
+        after = _aligned_frame(run, last) - _aligned_frame(run, first)
+    common = np.isfinite(before if before is not None else np.nan)
+    common = common & np.isfinite(after if after is not None else np.nan)
+    return Comparison(
+        n_frames=len(numbers),
+        raw_mean=None if raw is None else _raw_mean(run, raw, numbers),
+        aligned_mean=_aligned_mean(run, numbers) if "aligned" in run else None,
+        first=first if has_pair else None,
+        last=last if has_pair else None,
+        difference_before=before,
+        difference_after=after,
+        rms_before=_rms(before, common),
+        rms_after=_rms(after, common),
+    )
+
+
+def spread(good: NDArray[np.integer[Any]], limit: int, chunk_frames: int = 1) -> list[int]:
+    """Choose at most `limit` of the good frames, evenly spread, from few chunks of the source.
+
+    Frames of one chunk are decoded together, so whole chunks are taken where they hold several.
+
+    Examples
+    --------
+    >>> spread(np.arange(100), 4)
+    [0, 33, 66, 99]
+    >>> spread(np.arange(100), 4, chunk_frames=2)
+    [0, 1, 98, 99]
+    """
+    if good.size <= limit:
+        return [int(number) for number in good]
+    chunks = np.unique(good // chunk_frames)
+    count = max(1, min(chunks.size, limit // chunk_frames))
+    chosen = chunks[np.linspace(0, chunks.size - 1, count).round().astype(int)]
+    numbers = good[np.isin(good // chunk_frames, chosen)]
+    return [int(number) for number in numbers[:limit]]
+
+
+def _window(run: xr.Dataset) -> tuple[slice, slice]:
+    """Part of a raw frame that the aligned frames show."""
+    if "aligned" not in run or Y not in run.coords or X not in run.coords:
+        return slice(None), slice(None)
+    y, x = (np.asarray(run[dim].values, int) for dim in (Y, X))
+    return slice(int(y[0]), int(y[-1]) + 1), slice(int(x[0]), int(x[-1]) + 1)
+
+
+def _raw_mean(run: xr.Dataset, raw: Source, numbers: list[int]) -> Image | None:
+    total = np.zeros(raw.shape[1:])
+    count = 0
+    for start, stop in _stretches(numbers):
+        for frame in _readable(raw, start, stop):
+            total += frame
+            count += 1
+    if not count:
+        return None
+    mean: Image = total[_window(run)] / count
+    return mean
+
+
+def _readable(raw: Source, start: int, stop: int) -> Iterator[NDArray[Any]]:
+    """Frames of a range, without those that cannot be read any more."""
+    try:
+        yield from raw.read(start, stop)
+    except StillstackError:
+        if stop - start > 1:
+            for number in range(start, stop):
+                yield from _readable(raw, number, number + 1)
+
+
+def _stretches(numbers: list[int], longest: int = 16) -> list[tuple[int, int]]:
+    """Neighbouring frames as ranges, so that a chunk is decoded once; bounded in memory."""
+    stretches: list[tuple[int, int]] = []
+    for number in numbers:
+        if stretches and stretches[-1][1] == number and number - stretches[-1][0] < longest:
+            stretches[-1] = (stretches[-1][0], number + 1)
+        else:
+            stretches.append((number, number + 1))
+    return stretches
+
+
+def _raw_difference(run: xr.Dataset, raw: Source, first: int, last: int) -> Image | None:
+    try:
+        frames = [raw.read(number, number + 1)[0].astype(np.float64) for number in (first, last)]
+    except StillstackError:
+        return None
+    valid = run["valid"].isel(dict.fromkeys(run["valid"].dims[:-2], 0)).values
+    difference = np.where(np.asarray(valid, bool), frames[1] - frames[0], np.nan)
+    window: Image = difference[_window(run)]
+    return window
+
+
+def _aligned_frame(run: xr.Dataset, number: int) -> Image:
+    return np.asarray(run["aligned"].isel({FRAME: number}).values, np.float64)
+
+
+def _aligned_mean(run: xr.Dataset, numbers: list[int]) -> Image:
+    total = np.zeros(run["aligned"].shape[1:])
+    count = np.zeros(total.shape, np.int64)
+    for number in numbers:
+        frame = _aligned_frame(run, number)
+        known = np.isfinite(frame)
+        total[known] += frame[known]
+        count += known
+    mean: Image = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean
+
+
+def _rms(image: Image | None, where: NDArray[np.bool_]) -> float:
+    if image is None or not where.any():
+        return float("nan")
+    return float(np.sqrt(np.mean(image[where] ** 2)))

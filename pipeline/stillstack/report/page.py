@@ -1,0 +1,289 @@
+"""One self-contained HTML page for a run: did it work, what is bad, how sure, at what cost."""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import io
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+import matplotlib as mpl
+import matplotlib.image
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from stillstack.errors import InputError, StillstackError
+from stillstack.explore import plot_drift, plot_status
+from stillstack.model import REJECTING, Status
+from stillstack.pictures import (
+    DIFFERENCE_COLOURS,
+    IMAGE_COLOURS,
+    difference_norm,
+    display_image,
+    image_norm,
+    plot_image,
+)
+from stillstack.report.comparison import Comparison, compare
+from stillstack.report.provenance import Provenance, byte_size, duration, read_provenance
+from stillstack.report.verdict import answers, cautions
+from stillstack.sources import Source
+from stillstack.storage import open_run
+from stillstack.summary import (
+    MEANINGS,
+    Summary,
+    compact_ranges,
+    reason,
+    summarise,
+    worst_frames,
+)
+
+GENERATOR: Final = '<meta name="generator" content="stillstack">'
+_TEMPLATE: Final = "page.html.j2"
+_SCREEN_DPI: Final = 150
+_THUMBNAIL_PX: Final = 192
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the page: where its bytes are, what it shows, what is said under it."""
+
+    source: str
+    shows: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A frame worth a look."""
+
+    index: int
+    words: str
+    why: str
+    good: bool
+    picture: str | None = field(default=None, repr=False)
+
+
+def report_path(run_path: str | Path) -> Path:
+    """Where the report of a run lies unless it is told otherwise: beside the run.
+
+    Examples
+    --------
+    >>> report_path("results/monday.zarr").as_posix()
+    'results/monday.html'
+    """
+    path = Path(run_path)
+    name = path.name.removesuffix(".zarr") or path.name
+    return path.with_name(f"{name}.html")
+
+
+def write_report(run_path: str | Path, out: str | Path | None = None) -> Path:
+    """Write the page of a run and say where it is.
+
+    Parameters
+    ----------
+    run_path
+        What ``stillstack run`` wrote; it may be unfinished.
+    out
+        The file to write; by default that of `report_path`.
+
+    Raises
+    ------
+    InputError
+        If there is no run, if the page cannot be written, or if a file that is not a report of
+        this program is in its place.
+    """
+    run = open_run(run_path)
+    target = Path(out) if out is not None else report_path(run_path)
+    _refuse_foreign(target)
+    provenance = read_provenance(run_path)
+    page = render_report(run, provenance, provenance.raw)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(page, encoding="utf-8")
+        beside.replace(target)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise InputError(
+            f"The report {target} cannot be written: {error.strerror or error}.",
+            consequence="The run itself is not touched by this.",
+            cure=f"Write it elsewhere: stillstack report {run_path} --out FILE.",
+        ) from error
+    return target
+
+
+def render_report(run: xr.Dataset, provenance: Provenance, raw: Source | None) -> str:
+    """Make the HTML of a run's page.
+
+    Parameters
+    ----------
+    run
+        The run's Dataset.
+    provenance
+        Where it came from and what it took.
+    raw
+        The frames as recorded; None where they are no longer there.
+    """
+    summary = summarise(run)
+    comparison = compare(run, raw)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {"duration": duration, "byte_size": byte_size}
+    template = importlib.resources.files("stillstack.report").joinpath(_TEMPLATE).read_text("utf-8")
+    return environment.from_string(template).render(
+        generator=GENERATOR,
+        name=provenance.name,
+        made=time.strftime("%Y-%m-%d %H:%M %Z"),
+        summary=summary,
+        answers=answers(summary, provenance, run.attrs.get("reference_std")),
+        cautions=cautions(summary, provenance),
+        drift=_drawn(plot_drift(run), "Shift of every frame in y and x with error bars"),
+        status=_drawn(plot_status(run), "Correlation coefficient and status bits of every frame"),
+        flags=_flag_rows(run, summary),
+        reference=_reference_picture(run, provenance.notes),
+        means=_mean_pictures(comparison),
+        differences=_difference_pictures(comparison),
+        comparison=comparison,
+        thumbnails=_thumbnails(run, provenance, raw, comparison),
+        provenance=provenance,
+    )
+
+
+def _refuse_foreign(target: Path) -> None:
+    if not target.exists():
+        return
+    if target.is_file() and GENERATOR.encode() in target.read_bytes()[:2048]:
+        return
+    raise InputError(
+        f"{target} exists and is not a report of stillstack.",
+        consequence="It was left as it is.",
+        cure="Move it away, or choose another file with --out.",
+    )
+
+
+def _flag_rows(run: xr.Dataset, summary: Summary) -> list[dict[str, Any]]:
+    status = np.asarray(run["status"].values).astype(int)
+    return [
+        {
+            "word": (bit.name or "").lower(),
+            "meaning": MEANINGS[bit],
+            "rejects": bool(bit & REJECTING),
+            "count": count,
+            "frames": compact_ranges(np.flatnonzero(status & bit)),
+        }
+        for bit, count in summary.flag_counts.items()
+    ]
+
+
+def _reference_picture(run: xr.Dataset, notes: tuple[str, ...]) -> Picture:
+    image = np.asarray(_first_group(run["reference"]), float)
+    valid = np.asarray(_first_group(run["reference_valid"]), bool)
+    frames_valid = np.asarray(_first_group(run["valid"]), bool)
+    image[~np.isfinite(image)] = np.nan
+    norm = image_norm(np.where(valid, image, np.nan))
+    picture = _drawn(
+        plot_image(image, valid=frames_valid, norm=norm),
+        "Reference image with the valid area outlined",
+    )
+    made = f" Made of: {'; '.join(notes)}." if notes else ""
+    caption = (
+        f"The image that frames are registered to.{made} Outlined: the valid area of the frames, "
+        f"{frames_valid.mean():.1%} of the pixels."
+    )
+    if np.isnan(image).any():
+        caption += " Grey: pixels that the reference does not know."
+    return Picture(picture.source, picture.shows, caption)
+
+
+def _first_group(array: xr.DataArray) -> Any:
+    return array.isel(dict.fromkeys(array.dims[:-2], 0)).values
+
+
+def _mean_pictures(comparison: Comparison) -> list[Picture]:
+    named = (
+        (comparison.raw_mean, "Mean as recorded"),
+        (comparison.aligned_mean, "Mean aligned"),
+    )
+    present = [image for image, _ in named if image is not None]
+    norm = image_norm(*(display_image(image)[0] for image in present)) if present else None
+    return [
+        _captioned(plot_image(image, norm=norm), title)
+        for image, title in named
+        if image is not None
+    ]
+
+
+def _difference_pictures(comparison: Comparison) -> list[Picture]:
+    named = (
+        (comparison.difference_before, "As recorded"),
+        (comparison.difference_after, "Aligned"),
+    )
+    binned = [(display_image(image, 320), title) for image, title in named if image is not None]
+    norm = difference_norm(*(image for (image, _), _ in binned)) if binned else None
+    return [
+        _captioned(
+            plot_image(image, pixel=factor, norm=norm, colours=DIFFERENCE_COLOURS, label="counts"),
+            title + (f", binned {factor} x {factor} for display" if factor > 1 else ""),
+        )
+        for (image, factor), title in binned
+    ]
+
+
+def _thumbnails(
+    run: xr.Dataset, provenance: Provenance, raw: Source | None, comparison: Comparison
+) -> list[Thumbnail]:
+    status = run["status"].values.astype(int)
+    norm = None
+    if comparison.raw_mean is not None:
+        norm = image_norm(display_image(comparison.raw_mean, _THUMBNAIL_PX)[0])
+    rows = []
+    for index in worst_frames(run):
+        bits = Status(int(status[index]))
+        why = provenance.set_aside.get(index)
+        rows.append(
+            Thumbnail(
+                index=index,
+                words=", ".join((bit.name or "").lower() for bit in bits) or "good",
+                why=f"{reason(run, index)}" + (f": {why}" if why else ""),
+                good=not bits & REJECTING,
+                picture=_thumbnail(raw, index, norm) if not bits & Status.UNREADABLE else None,
+            )
+        )
+    return rows
+
+
+def _thumbnail(raw: Source | None, index: int, norm: Any) -> str | None:
+    if raw is None:
+        return None
+    try:
+        frame = np.asarray(raw.read(index, index + 1)[0], float)
+    except StillstackError:
+        return None
+    shown, _ = display_image(frame, _THUMBNAIL_PX)
+    scaled = np.clip((norm or image_norm(shown))(shown), 0, 1)
+    pixels = mpl.colormaps[IMAGE_COLOURS](scaled, bytes=True)
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, pixels, format="png")
+    return _data_uri(buffer.getvalue(), "png")
+
+
+def _captioned(figure: Figure, caption: str) -> Picture:
+    drawn = _drawn(figure, caption)
+    return Picture(drawn.source, drawn.shows, caption)
+
+
+def _drawn(figure: Figure, shows: str) -> Picture:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_SCREEN_DPI)
+    return Picture(_data_uri(buffer.getvalue(), "png"), shows)
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,223 @@
+"""Where a run came from and what it took: its config, versions, attempts, ledgers and source."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stillstack.errors import StillstackError
+from stillstack.sources import Source, open_source
+from stillstack.storage import RunStore
+
+STAGES = ("align", "estimate", "apply")
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one pass over the frames took, added up over its blocks."""
+
+    name: str
+    frames: int
+    blocks: int
+    worker_seconds: float
+    workers: int
+    written_bytes: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is known of a run beside its result.
+
+    Attributes
+    ----------
+    name, path, title
+        Of the run.
+    frame_shape
+        Rows and columns of the frames.
+    config_yaml
+        A config that makes the same run again.
+    versions
+        Of the packages that made it.
+    attempts
+        When and where it was worked on, and how that ended.
+    stages
+        What each pass took.
+    set_aside
+        Why frames could not be read.
+    notes
+        How the reference was made, step by step.
+    gain
+        Counts per detected event that the error bars rest on.
+    raw, raw_missing
+        The source; why it cannot be read any more.
+    raw_bytes
+        Size of the frames when they are not compressed.
+    """
+
+    name: str
+    path: str
+    title: str = "Registered by stillstack"
+    frame_shape: tuple[int, int] = (0, 0)
+    config_yaml: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    attempts: tuple[dict[str, Any], ...] = ()
+    stages: tuple[StageCost, ...] = ()
+    set_aside: dict[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    gain: float | None = None
+    raw: Source | None = None
+    raw_missing: str = ""
+    raw_bytes: int = 0
+
+    @property
+    def seconds(self) -> float | None:
+        """Time that all attempts took together; None where it is not known."""
+        spans = [a["ended"] - a["began"] for a in self.attempts if "ended" in a and "began" in a]
+        return float(sum(spans)) if spans else None
+
+    @property
+    def written_bytes(self) -> int:
+        """Size of all aligned frames on the disk."""
+        return sum(stage.written_bytes for stage in self.stages)
+
+    @property
+    def attempt_rows(self) -> list[dict[str, str]]:
+        """Attempts in words."""
+        return [
+            {
+                "began": _clock(attempt.get("began")),
+                "took": (
+                    duration(attempt["ended"] - attempt["began"])
+                    if "ended" in attempt and "began" in attempt
+                    else "not known"
+                ),
+                "host": str(attempt.get("host", "")),
+                "outcome": str(attempt.get("outcome", "")),
+            }
+            for attempt in self.attempts
+        ]
+
+
+def read_provenance(path: str | Path) -> Provenance:
+    """Collect what is known of a run from its store.
+
+    Parameters
+    ----------
+    path
+        What ``stillstack run`` wrote.
+    """
+    store = RunStore.view(path)
+    attributes = store.attributes
+    config = attributes.get("config") or {}
+    raw, missing = _source(config, store)
+    return Provenance(
+        name=Path(path).absolute().name.removesuffix(".zarr"),
+        path=str(Path(path).absolute()),
+        title=str(attributes.get("title", Provenance.title)),
+        frame_shape=store.frame_shape,
+        config_yaml=_config_yaml(config, Path(path).absolute()),
+        versions={str(k): str(v) for k, v in (attributes.get("versions") or {}).items()},
+        attempts=tuple(store.read_note("attempts") or ()),
+        stages=tuple(_stage_costs(store)),
+        set_aside={int(k): str(v) for k, v in (store.read_note("set_aside") or {}).items()},
+        notes=tuple(str(note) for note in attributes.get("reference_notes") or ()),
+        gain=(attributes.get("registration") or {}).get("gain"),
+        raw=raw,
+        raw_missing=missing,
+        raw_bytes=_raw_bytes(raw),
+    )
+
+
+def duration(seconds: float) -> str:
+    """Spell a time in the two units that matter.
+
+    Examples
+    --------
+    >>> duration(7.32), duration(98), duration(7_500), duration(260_000)
+    ('7.3 s', '1 min 38 s', '2 h 5 min', '3 d 0 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    for unit, small, length, part in (("min", "s", 60, 1), ("h", "min", 3600, 60)):
+        if seconds < length * (60 if unit == "min" else 24):
+            return f"{seconds // length:.0f} {unit} {seconds % length // part:.0f} {small}"
+    return f"{seconds // 86400:.0f} d {seconds % 86400 // 3600:.0f} h"
+
+
+def byte_size(count: float) -> str:
+    """Spell a number of bytes.
+
+    Examples
+    --------
+    >>> byte_size(512), byte_size(3_400_000), byte_size(2.5e11)
+    ('512 B', '3.4 MB', '250 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _source(config: dict[str, Any], store: RunStore) -> tuple[Source | None, str]:
+    given = config.get("input")
+    if not given:
+        return None, "the run does not say where its frames were"
+    try:
+        raw = open_source(
+            given["path"], variable=given.get("variable"), pattern=given.get("pattern")
+        )
+    except (StillstackError, OSError) as error:
+        return None, str(error)
+    if tuple(raw.shape) != (store.n_frames, *store.frame_shape):
+        return None, f"{given['path']} has changed since the run: its shape is {raw.shape} now"
+    return raw, ""
+
+
+def _raw_bytes(raw: Source | None) -> int:
+    if raw is None:
+        return 0
+    n_frames, height, width = raw.shape
+    return int(n_frames * height * width * raw.dtype.itemsize)
+
+
+def _stage_costs(store: RunStore) -> list[StageCost]:
+    costs = []
+    for name in STAGES:
+        records = store.ledger(name).records().values()
+        if not records:
+            continue
+        costs.append(
+            StageCost(
+                name=name,
+                frames=sum(record.stop - record.start for record in records),
+                blocks=len(records),
+                worker_seconds=sum(record.seconds for record in records),
+                workers=len({record.worker for record in records}),
+                written_bytes=sum(o.size for record in records for o in record.objects),
+            )
+        )
+    return costs
+
+
+def _config_yaml(config: dict[str, Any], path: Path) -> str:
+    complete = {**config, "output": {"path": str(path), **config.get("output", {})}}
+    order = [key for key in ("input", "output") if key in complete]
+    ordered = {key: complete[key] for key in [*order, *(k for k in complete if k not in order)]}
+    return str(yaml.safe_dump(_without_none(ordered), sort_keys=False, allow_unicode=True))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "not known"
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))

@@ -1,0 +1,88 @@
+"""A run from beginning to end: open, plan, check, create, execute, verify, summarise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from stillstack.cluster import client_for
+from stillstack.config import RunConfig, load_config, make_config
+from stillstack.execute import OnProgress, execute
+from stillstack.interrupt import Interrupts
+from stillstack.plan import Plan
+from stillstack.plan import plan as make_plan
+from stillstack.prepare import attempt_noted, is_done, job_for, opened_store, verify
+from stillstack.storage import RunStore, lock_run, open_run
+
+__all__ = ["open_run", "run"]
+
+
+def run(
+    config: RunConfig | Plan | Mapping[str, Any] | str | Path,
+    *,
+    progress: OnProgress | None = None,
+) -> xr.Dataset:
+    """Run a config, or finish the run that an earlier attempt began, and open the result.
+
+    The active Dask Client is used where there is one, and left open.
+
+    Parameters
+    ----------
+    config
+        A config, its path, its sections as a mapping, or the plan that was just made of it.
+    progress
+        Called with a `Progress` whenever a block has finished.
+
+    Returns
+    -------
+    xarray.Dataset, lazily loaded: what `open_run` opens.
+
+    Raises
+    ------
+    InputError
+        If something has to be mended first; all that was found is said at once, and nothing has
+        been started.
+    InterruptedRunError
+        If the run was stopped by Ctrl-C or SIGTERM; the same call finishes it.
+    RunFaultError
+        If the disk or the cluster failed; what is done is kept.
+
+    Examples
+    --------
+    >>> result = run("run.yaml")  # doctest: +SKIP
+    >>> result.aligned.where(result.status == 0).mean("frame")  # doctest: +SKIP
+    """
+    with Interrupts() as interrupts:
+        plan = _plan_of(config).refuse()
+        with lock_run(plan.config.output.path) as lock:
+            store = opened_store(plan, lock, progress)
+            if not is_done(store, plan):
+                with attempt_noted(store):
+                    _execute(plan, store, interrupts, progress)
+                    verify(store, plan)
+                    store.finish()
+    return open_run(plan.config.output.path)
+
+
+def _execute(
+    plan: Plan, store: RunStore, interrupts: Interrupts, progress: OnProgress | None
+) -> None:
+    """Pass over the frames as often as the plan says, on one cluster."""
+    table = store.fold_table(*plan.layout.stage_names)
+    with client_for(
+        plan.config.cluster, workers=plan.workers, memory_limit=plan.memory.limit
+    ) as client:
+        for stage in plan.layout.stages:
+            job = job_for(plan, store, stage, table)
+            execute(client, job, stage, store, table, interrupts=interrupts, progress=progress)
+
+
+def _plan_of(config: RunConfig | Plan | Mapping[str, Any] | str | Path) -> Plan:
+    if isinstance(config, Plan):
+        return config
+    if isinstance(config, RunConfig):
+        return make_plan(config)
+    return make_plan(make_config(config) if isinstance(config, Mapping) else load_config(config))

@@ -1,0 +1,199 @@
+"""A look at a few frames spread over a stack, before anything large is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillstack.errors import InputError, UnreadableFrameError
+from stillstack.sources import Source
+
+SAMPLE_FRAMES: Final = 16
+_SAMPLE_BYTES: Final = 512 * 2**20
+_ENOUGH_COUNTS: Final = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Frames that were read: their numbers, pixels, and why others could not be."""
+
+    numbers: tuple[int, ...]
+    frames: NDArray[Any]
+    unreadable: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class SpreadSource:
+    """Chosen frames of a source, as a source of their own.
+
+    A frame that cannot be read is all zero here, so that it is found blank and set aside.
+
+    Parameters
+    ----------
+    whole
+        The source they are chosen from.
+    numbers
+        Numbers of the frames.
+    """
+
+    whole: Source
+    numbers: tuple[int, ...]
+
+    chunk_frames = 1
+    name = "spread frames"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Frames, rows, columns."""
+        _, height, width = self.whole.shape
+        return (len(self.numbers), height, width)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the frames."""
+        dtype: np.dtype[Any] = np.dtype(self.whole.dtype)
+        return dtype
+
+    @property
+    def coords(self) -> Mapping[str, NDArray[Any]]:
+        """None: they are read for what they show."""
+        return {}
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """None."""
+        return {}
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Frames of the selection."""
+        frames = np.zeros((stop - start, *self.shape[1:]), self.dtype)
+        for place, number in enumerate(self.numbers[start:stop]):
+            try:
+                frames[place] = self.whole.read(number, number + 1)[0]
+            except UnreadableFrameError:
+                continue
+        return frames
+
+    def fingerprint(self) -> str:
+        """Of the source and the selection."""
+        return f"{self.whole.fingerprint()}-{self.numbers}"
+
+    @property
+    def token(self) -> str:
+        """Names the selection in graphs, without looking at the source again."""
+        token = getattr(self.whole, "token", None) or self.whole.fingerprint()
+        return f"{token}-{self.numbers}"
+
+
+def spread_numbers(start: int, stop: int, count: int) -> tuple[int, ...]:
+    """Return at most ``count`` frame numbers, evenly spread, the ends included.
+
+    Examples
+    --------
+    >>> spread_numbers(0, 100, 4)
+    (0, 33, 66, 99)
+    """
+    numbers = np.rint(np.linspace(start, stop - 1, min(count, stop - start)))
+    return tuple(int(number) for number in numbers)
+
+
+def take_sample(source: Source, count: int = SAMPLE_FRAMES) -> Sample:
+    """Read a few frames, evenly spread.
+
+    Raises
+    ------
+    InputError
+        If none of them can be read.
+    """
+    n_frames, height, width = source.shape
+    frame_bytes = max(1, height * width * np.dtype(source.dtype).itemsize)
+    count = max(1, min(count, _SAMPLE_BYTES // frame_bytes))
+    numbers: list[int] = []
+    frames: list[NDArray[Any]] = []
+    unreadable: dict[int, str] = {}
+    for number in spread_numbers(0, n_frames, count):
+        try:
+            frames.append(source.read(number, number + 1)[0])
+            numbers.append(number)
+        except UnreadableFrameError as error:
+            unreadable[number] = error.what
+    if not frames:
+        reason = next(iter(unreadable.values()))
+        raise InputError(
+            f"None of the {len(unreadable)} frames that were tried in {source.name} can be read: "
+            f"{reason}",
+            cure="Look at these files; nothing was started.",
+        )
+    return Sample(tuple(numbers), np.stack(frames), unreadable)
+
+
+def ordinary_frames(frames: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which frames are neither blank nor far brighter or darker than most.
+
+    Parameters
+    ----------
+    frames
+        (n, y, x).
+    valid
+        (y, x), True where a pixel counts.
+    """
+    statistics = [frame_statistics(frame, valid) for frame in frames]
+    return ordinary(statistics)
+
+
+def frame_statistics(frame: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return mean and standard deviation of a frame's valid, finite pixels; NaN without any."""
+    values = frame[valid].astype(np.float64)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return float("nan"), float("nan")
+    return float(values.mean()), float(values.std())
+
+
+def ordinary(statistics: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
+    """Return which (mean, standard deviation) belong to frames that look like most others."""
+    mean, spread = np.array(statistics, np.float64).reshape(-1, 2).T
+    lively = np.isfinite(mean) & (spread > 0)
+    if not lively.any():
+        return lively
+    found: NDArray[np.bool_] = lively.copy()
+    for values in (mean, spread):
+        middle = np.median(values[lively])
+        deviation = np.abs(values - middle)
+        robust_std = 1.4826 * np.median(deviation[lively])
+        # The beam's intensity wanders; a frame is odd only if it also differs by a third.
+        with np.errstate(invalid="ignore"):
+            found &= deviation <= max(6 * robust_std, abs(middle) / 3)
+    return found if found.any() else lively
+
+
+def aligned_dtype(
+    choice: str, source_dtype: np.dtype[Any], typical: NDArray[Any], valid: NDArray[np.bool_]
+) -> np.dtype[Any]:
+    """Return the dtype of aligned frames.
+
+    ``auto`` keeps an integer type where 99 % of the valid pixels have a mean of 5 counts or more:
+    below, rounding and clipping of resampled frames would change their mean.
+
+    Parameters
+    ----------
+    choice
+        ``"auto"``, ``"float32"`` or ``"input"``.
+    source_dtype
+        Of the raw frames.
+    typical
+        (y, x), mean of sampled frames.
+    valid
+        (y, x), True where a pixel counts.
+    """
+    dtype = np.dtype(source_dtype).newbyteorder("=")
+    if choice == "input":
+        return dtype
+    if choice == "float32" or not np.issubdtype(dtype, np.integer):
+        return np.dtype(np.float32)
+    bright = bool(np.quantile(typical[valid], 0.01) >= _ENOUGH_COUNTS)
+    return dtype if bright else np.dtype(np.float32)

@@ -1,0 +1,136 @@
+"""Results of the commands as labelled lines and as plain values for JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stillstack.report.provenance import byte_size, duration
+from stillstack.summary import Summary, compact_ranges
+
+if TYPE_CHECKING:
+    from stillstack.demo import DemoResult
+    from stillstack.ingest import Written
+    from stillstack.plan import Plan
+
+Rows = list[tuple[str, str]]
+
+
+def run_rows(summary: Summary, output: str, page: Path | None, seconds: float | None) -> Rows:
+    """Tell what a run came to; without `seconds`, that nothing was left to do."""
+    rows = [("frames", _counts(summary.n_frames, summary.n_good))]
+    if summary.n_rejected:
+        rows.append(("rejected", compact_ranges(summary.rejected)))
+    for bit, count in summary.flag_counts.items():
+        rows.append(("", f"{(bit.name or '').lower()}: {count:,}"))
+    if summary.n_good:
+        y, x = summary.drift_range
+        rows.append(("drift", f"{y:.3g} px in y, {x:.3g} px in x"))
+        y, x = summary.median_std
+        rows.append(("error", f"{y:.2g} px in y, {x:.2g} px in x (1 sigma, median)"))
+    took = "nothing was left to do"
+    if seconds is not None:
+        took = f"{duration(seconds)}, {summary.n_frames / max(seconds, 1e-9):.3g} frames/s"
+    rows.append(("time", took))
+    rows.append(("output", output))
+    if page is not None:
+        rows.append(("report", str(page)))
+    return rows
+
+
+def run_json(summary: Summary, output: str, page: Path | None, seconds: float) -> dict[str, Any]:
+    """Give what a run came to as plain values."""
+    return {
+        "output": output,
+        "report": None if page is None else str(page),
+        "seconds": round(seconds, 3),
+        **summary.as_dict(),
+    }
+
+
+def plan_rows(plan: Plan, picture: Path) -> Rows:
+    """Tell what a run will take and produce."""
+    layout, memory = plan.layout, plan.memory
+    n_frames, (height, width) = layout.n_frames, layout.frame_shape
+    raw = n_frames * layout.source_bytes
+    chunks = f"{plan.source.chunk_frames} frames in the source, {layout.chunk_frames} in the output"
+    blocks = (
+        f"{layout.n_blocks:,} of {layout.block_frames} frames; each frame is decoded "
+        f"{plan.read_amplification:.3g} times"
+    )
+    output = (
+        f"{plan.config.output.path} ({plan.output_state}), "
+        f"{layout.aligned_dtype or 'table only'}, at most {byte_size(plan.output_bytes)}; "
+        f"{byte_size(plan.free_bytes)} free"
+    )
+    rows = [
+        ("input", plan.source.name),
+        ("frames", f"{n_frames:,} of {height} x {width}, {layout.source_dtype}, {byte_size(raw)}"),
+        ("chunks", chunks),
+        ("blocks", blocks),
+        ("passes", ", ".join(layout.stage_names)),
+        ("valid", f"{plan.valid.mean():.1%} of the pixels"),
+        ("noise", f"{plan.gain:.3g} counts per event, {plan.read_noise:.3g} counts read noise"),
+        ("memory", _memory(plan)),
+        ("output", output),
+        ("picture", str(picture)),
+    ]
+    if not memory.limit:
+        rows.insert(-2, ("cluster", "a running one, with its own workers and memory limits"))
+    return rows
+
+
+def written_rows(written: Written, config: Path | None) -> Rows:
+    """Tell what an ingest or a simulation came to."""
+    n_frames, height, width = written.shape
+    raw = int(np.prod(written.shape)) * np.dtype(written.dtype).itemsize
+    rows = [
+        ("frames", f"{n_frames:,} of {height} x {width} pixels, {written.dtype}"),
+        ("chunks", f"{written.chunk_frames} frames"),
+        ("size", f"{byte_size(written.written_bytes)} on the disk, {byte_size(raw)} as pixels"),
+    ]
+    if written.set_aside:
+        rows.append(("set aside", compact_ranges(tuple(written.set_aside))))
+    if config is not None:
+        rows.append(("config", f"{config}  (next: stillstack run {config})"))
+    return rows
+
+
+def demo_rows(result: DemoResult, page: Path, seconds: float) -> Rows:
+    """Tell how the demo ended."""
+    bad = result.n_frames - result.n_good
+    verdict = "every planted bad frame was rejected, and no good one"
+    if result.missed or result.wronged:
+        verdict = f"{len(result.missed)} bad ones missed, {len(result.wronged)} good ones rejected"
+    took = f"{duration(seconds)} in all; the run was complete already"
+    if result.run_seconds is not None:
+        rate = result.n_frames / max(result.run_seconds, 1e-9)
+        took = (
+            f"{duration(seconds)} in all; the run {duration(result.run_seconds)}, "
+            f"{rate:.3g} frames/s"
+        )
+    return [
+        ("frames", f"{result.n_frames:,}: {result.n_good:,} good, {bad:,} bad ({verdict})"),
+        ("error", f"{result.rms_px:.4f} px rms against the simulated truth"),
+        ("predicted", f"{result.predicted_px:.4f} px (error / predicted = {result.ratio:.2f})"),
+        ("time", took),
+        ("frames in", str(result.frames)),
+        ("aligned in", str(result.aligned)),
+        ("report", str(page)),
+    ]
+
+
+def _counts(n_frames: int, n_good: int) -> str:
+    return f"{n_frames:,}: {n_good:,} good, {n_frames - n_good:,} not"
+
+
+def _memory(plan: Plan) -> str:
+    task = f"{byte_size(plan.memory.task)} per task"
+    if not plan.memory.limit:
+        return task
+    return (
+        f"{task}, {byte_size(plan.memory.worker)} per worker, {byte_size(plan.memory.total)} for "
+        f"{plan.workers} workers of {byte_size(plan.memory.available)}"
+    )

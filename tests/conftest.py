@@ -1,0 +1,94 @@
+"""Fixtures that every test file may use: one test body on every scheduler, and real frames."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+
+from stillstack.simulation import SimulatedStack, beam_block_figure, simulate_stack
+
+ENGINES = ("synchronous", "threads", "distributed")
+
+
+@pytest.fixture(scope="session")
+def local_cluster() -> Iterator[Any]:
+    """One cluster of one worker process for the whole session; made when first asked for."""
+    from distributed import LocalCluster
+
+    before = dict(os.environ)
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        silence_logs=40,
+    ) as cluster:
+        os.environ.clear()
+        os.environ.update(before)  # the nanny sets thread caps in this process too
+        yield cluster
+
+
+@pytest.fixture
+def cluster_client(local_cluster: Any) -> Iterator[Any]:
+    """A Client on the session's cluster, the default one inside the test only."""
+    from distributed import Client
+
+    with Client(local_cluster, set_as_default=True) as client:
+        yield client
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name of the Dask scheduler on which everything in the test computes."""
+    name: str = request.param
+    with contextlib.ExitStack() as stack:
+        if name == "distributed":
+            request.getfixturevalue("cluster_client")
+        else:
+            stack.enter_context(dask.config.set(scheduler=name))
+        yield name
+
+
+@pytest.fixture(scope="session")
+def real_frames() -> Path:
+    """Folder of real frames: ``STILLSTACK_REAL_FRAMES``, else ``../shared/data``."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("STILLSTACK_REAL_FRAMES", beside))
+    if not (folder / "chromium_1.tif").is_file():
+        pytest.skip(f"no real frames in {folder}; CONTRIBUTING says what belongs there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_stack() -> SimulatedStack:
+    """60 drifting frames of 128x128 behind a beam-block, with one bad one of each kind."""
+    return simulate_stack(60, (128, 128), seed=4, drift_px=5.0)
+
+
+@pytest.fixture(scope="session")
+def small_stack_file(small_stack: SimulatedStack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small stack as a .npy file."""
+    path = tmp_path_factory.mktemp("stack") / "small.npy"
+    np.save(path, small_stack.read(0, len(small_stack)))
+    return path
+
+
+@pytest.fixture
+def small_config(small_stack: SimulatedStack, small_stack_file: Path, tmp_path: Path) -> Any:
+    """Sections of a config that runs the small stack into a fresh folder."""
+    block = beam_block_figure(small_stack.scene.shape, margin_px=3.0)
+    return {
+        "input": {"path": str(small_stack_file)},
+        "output": {"path": str(tmp_path / "out.zarr"), "block_frames": 4},
+        "valid": {"frames": {"exclude": [{"rectangle": block.rod}, {"circle": block.disc}]}},
+        "registration": {"max_shift_px": 16},
+        "cluster": {"workers": 1},
+    }

@@ -1,0 +1,70 @@
+"""The Client of a run: made here, at an address, or the one that is there already."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+from distributed import Client
+
+from stillstack import cluster
+from stillstack.cluster import THREAD_CAPS, active_client, client_for, machine_size, thread_count
+from stillstack.config import ClusterConfig
+from stillstack.errors import InputError
+
+
+def _worker_environment() -> dict[str, str]:
+    return {name: os.environ.get(name, "unset") for name in THREAD_CAPS}
+
+
+def _handler_of_ctrl_c() -> Any:
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_local_workers_are_limited_to_one_thread_each_and_nothing_leaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in THREAD_CAPS:
+        monkeypatch.delenv(name, raising=False)
+    before = dict(os.environ)
+    with client_for(ClusterConfig(), workers=2, memory_limit=2**30) as client:
+        assert dict(os.environ) == before
+        assert thread_count(client) == 2
+        assert list(client.run(_worker_environment).values()) == [dict(THREAD_CAPS)] * 2
+        assert all(client.run(_handler_of_ctrl_c).values())
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        assert {worker["memory_limit"] for worker in workers} == {2**30}
+        assert {worker["nthreads"] for worker in workers} == {1}
+        assert active_client() is None  # a user's own computations stay where they were
+        assert client.scheduler_info()["address"].startswith("tcp://127.0.0.1:")
+    assert client.status == "closed"
+    assert dict(os.environ) == before
+
+
+def test_the_active_client_is_used_and_never_closed(cluster_client: Client) -> None:
+    with client_for(ClusterConfig(), workers=7) as client:
+        assert client is cluster_client
+    assert cluster_client.status == "running"
+
+
+def test_an_address_is_connected_to_and_left_running(local_cluster: Any) -> None:
+    config = ClusterConfig(kind="address", address=local_cluster.scheduler_address)
+    with client_for(config) as client:
+        assert client.submit(sum, [1, 2]).result() == 3
+    assert client.status == "closed"
+    assert local_cluster.status.name == "running"
+
+
+def test_an_address_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
+    config = ClusterConfig(kind="address", address="tcp://127.0.0.1:9")
+    with pytest.raises(InputError, match="No Dask scheduler answers at tcp"):
+        client_for(config).__enter__()
+
+
+def test_the_machine_has_cores_and_memory() -> None:
+    cores, memory = machine_size()
+    assert cores >= 1
+    assert memory > 2**28

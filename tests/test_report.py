@@ -1,0 +1,480 @@
+"""The report of a run: what it says, that it needs nothing else, and how it is drawn."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import LogNorm
+from numpy.typing import NDArray
+
+from stillstack.errors import InputError, UnreadableFrameError
+from stillstack.explore import ENVELOPE_BINS, envelope, plot_drift, plot_status, trend
+from stillstack.model import COLUMNS, Status, empty_table
+from stillstack.pictures import difference_norm, display_image, image_norm
+from stillstack.report import report_path, write_report
+from stillstack.report.comparison import compare, spread
+from stillstack.report.page import GENERATOR, render_report
+from stillstack.report.provenance import Provenance, StageCost
+from stillstack.report.verdict import answers, cautions
+from stillstack.storage import BlockRecord, RunStore, RunTemplate, lock_run
+from stillstack.summary import compact_ranges, summarise, worst_frames
+
+SHAPE = (24, 32)
+BAD = {3: Status.BLANK, 7: Status.LOW_NCC, 11: Status.UNREADABLE, 12: Status.STRUCK}
+
+
+@dataclass
+class FramesInMemory:
+    """A source of frames held in memory, that counts what is read of it."""
+
+    frames: NDArray[Any]
+    chunk_frames: int = 1
+    broken: frozenset[int] = frozenset()
+    read_frames: list[int] = field(default_factory=list)
+    name: str = "memory"
+    coords: dict[str, NDArray[Any]] = field(default_factory=dict)
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        n_frames, height, width = self.frames.shape
+        return n_frames, height, width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.frames.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        self.read_frames += range(start, stop)
+        if self.broken & set(range(start, stop)):
+            raise UnreadableFrameError(f"frames {start} to {stop} cannot be read")
+        return self.frames[start:stop]
+
+    def fingerprint(self) -> str:
+        return "memory"
+
+
+def table(n_frames: int, bad: dict[int, Status] = BAD) -> NDArray[np.void]:
+    rows = empty_table(n_frames, Status(0))
+    number = np.arange(n_frames)
+    rows["shift"] = np.stack([number / 10, -number / 20], axis=1)
+    rows["shift_std"] = [0.02, 0.03]
+    rows["ncc"], rows["chi2"], rows["overlap"], rows["peak_ratio"] = 0.8, 1.0, 0.9, 0.4
+    for index, status in bad.items():
+        rows["status"][index] = status
+        if status is not Status.STRUCK:
+            rows["shift"][index] = rows["shift_std"][index] = np.nan
+    return rows
+
+
+def run_dataset(
+    n_frames: int = 20, bad: dict[int, Status] = BAD, *, aligned: NDArray[Any] | None = None
+) -> xr.Dataset:
+    rows = table(n_frames, bad)
+    valid = np.ones(SHAPE, bool)
+    valid[:8, 10:14] = False
+    run = xr.Dataset({c.name: (c.dims, rows[c.name]) for c in COLUMNS})
+    run["reference"] = (("y", "x"), np.full(SHAPE, 5, np.float32))
+    run["reference_valid"], run["valid"] = (("y", "x"), valid), (("y", "x"), valid)
+    if aligned is not None:
+        run["aligned"] = (("frame", "y", "x"), aligned)
+    return run
+
+
+def frames(n_frames: int = 20) -> NDArray[np.uint16]:
+    return np.random.default_rng(5).poisson(50, (n_frames, *SHAPE)).astype(np.uint16)
+
+
+KNOWN = Provenance(
+    name="monday",
+    path="/runs/monday.zarr",
+    config_yaml="input:\n  path: /raw\n",
+    versions={"stillstack": "0.1.0"},
+    attempts=({"began": 0.0, "ended": 40.0, "host": "pc", "outcome": "complete"},),
+    stages=(StageCost("align", 20, 4, 8.0, 2, 1_000_000),),
+    set_aside={11: "frame_11.tif is cut off"},
+    raw_bytes=4_000_000,
+)
+
+
+class Page(HTMLParser):
+    """What a browser would load, run and show."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.text = ""
+        self._hidden = False
+        self.feed(html)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._hidden = tag == "style"
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden &= tag != "style"
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.text += f" {data}"
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    """The page of a run that has everything."""
+    return render_report(run_dataset(aligned=frames() / 1.0), KNOWN, FramesInMemory(frames()))
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    """The same, parsed."""
+    return Page(html)
+
+
+def test_the_page_needs_nothing_but_itself(html: str, page: Page) -> None:
+    assert page.loaded
+    assert all(address.startswith("data:image/png;base64,") for address in page.loaded)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"url\(|@import|https?://", html)
+
+
+def test_the_page_answers_the_four_questions(page: Page) -> None:
+    assert "Did it work? In part 17 of 20 frames are good." in page.text
+    assert "They moved over 1.9 px in y and 0.95 px in x." in page.text
+    assert "Which frames are bad? 3 (15.0%) Frames 3, 7, 11. 1 could not be read." in page.text
+    assert "How sure is it? ± 0.025 px" in page.text
+    assert "0.02 px in y, 0.03 px in x" in page.text
+    assert "What did it cost? 40.0 s 0.5 frames per second. 1 MB" in page.text
+
+
+def test_the_page_counts_every_flag_and_says_why_frames_are_bad(page: Page) -> None:
+    assert "blank 1 rejects nothing to register" in page.text
+    assert "struck 1 informs" in page.text
+    assert "the frame could not be read: frame_11.tif is cut off" in page.text
+    assert "does not resemble the reference (ncc 0.800)" in page.text
+
+
+def test_what_the_run_is_called_cannot_become_markup() -> None:
+    hostile = Provenance(name="<script>alert(1)</script>", path="&<", config_yaml="a: '<b>'\n")
+    html = render_report(run_dataset(), hostile, None)
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_the_page_says_when_the_source_is_gone() -> None:
+    gone = Provenance(name="monday", path="/m", raw_missing="/raw.zarr does not exist.")
+    page = Page(render_report(run_dataset(aligned=frames() / 1.0), gone, None))
+    assert "Frames as recorded are not shown: /raw.zarr does not exist." in page.text
+    assert "Mean aligned" in page.text
+    assert "Mean as recorded" not in page.text
+
+
+def test_the_page_says_when_only_shifts_were_written() -> None:
+    page = Page(render_report(run_dataset(), KNOWN, FramesInMemory(frames())))
+    assert "the run wrote shifts only" in page.text
+    assert "Mean as recorded" in page.text
+
+
+def test_at_most_256_frames_are_averaged_and_the_page_says_so() -> None:
+    run = run_dataset(600, {})
+    source = FramesInMemory(frames(600))
+    page = Page(render_report(run, KNOWN, source))
+    assert "Mean of 256 good frames, spread evenly over the 600 good ones" in page.text
+    assert len(set(source.read_frames)) <= 256 + 12
+
+
+def test_a_run_without_a_good_frame_has_a_page_too() -> None:
+    run = run_dataset(5, dict.fromkeys(range(5), Status.LOW_NCC))
+    page = Page(render_report(run, KNOWN, FramesInMemory(frames(5))))
+    assert "Did it work? No Only 0 of 5 frames are good" in page.text
+    assert "There is no good frame to average" in page.text
+
+
+def test_an_unfinished_run_is_called_so() -> None:
+    run = run_dataset(20, {19: Status.PENDING})
+    summary = summarise(run)
+    assert answers(summary, KNOWN, None)[0].short == "Not finished"
+    assert "1 frames are pending" in " ".join(cautions(summary, KNOWN))
+
+
+def test_frames_that_do_not_move_raise_the_suspicion_of_something_static() -> None:
+    run = run_dataset(20, {})
+    run["shift"] = run["shift"] * 0
+    assert "Nothing moved" in " ".join(cautions(summarise(run), KNOWN))
+    assert not cautions(summarise(run_dataset(20, {})), KNOWN)
+
+
+def test_a_model_that_does_not_hold_is_named() -> None:
+    run = run_dataset(20, {})
+    run["chi2"] = run["chi2"] * 4
+    assert "chi2 is 4.00 for the median frame" in " ".join(cautions(summarise(run), KNOWN))
+
+
+def test_means_are_those_of_the_good_frames() -> None:
+    raw, aligned = frames(), frames().astype(float) + 3
+    aligned[2, 0, 0] = np.nan
+    compared = compare(run_dataset(aligned=aligned), FramesInMemory(raw))
+    good = [index for index in range(20) if index not in (3, 7, 11)]
+    assert compared.n_frames == 17
+    assert compared.raw_mean is not None
+    assert compared.aligned_mean is not None
+    np.testing.assert_allclose(compared.raw_mean, raw[good].mean(axis=0))
+    np.testing.assert_allclose(compared.aligned_mean, np.nanmean(aligned[good], axis=0))
+
+
+def test_differences_are_last_good_frame_less_first_where_both_are_valid() -> None:
+    raw, aligned = frames().astype(np.int32), frames() * 2.0
+    aligned[0, 5, 5] = np.nan
+    compared = compare(
+        run_dataset(bad={0: Status.BLANK}, aligned=aligned), FramesInMemory(raw.astype("u2"))
+    )
+    assert (compared.first, compared.last) == (1, 19)
+    before, after = compared.difference_before, compared.difference_after
+    assert before is not None
+    assert after is not None
+    assert np.isnan(before[:8, 10:14]).all()
+    np.testing.assert_array_equal(before[8:], (raw[19] - raw[1])[8:])
+    np.testing.assert_array_equal(after, aligned[19] - aligned[1])
+    both = np.isfinite(before) & np.isfinite(after)
+    assert compared.rms_before == pytest.approx(np.sqrt(np.mean(before[both] ** 2)))
+
+
+def test_raw_frames_are_cut_to_a_common_canvas() -> None:
+    raw = frames()
+    run = run_dataset(20, {}).rename(y="detector_y", x="detector_x")
+    window = (slice(2, 20), slice(5, 30))
+    run["aligned"] = (("frame", "y", "x"), raw[(slice(None), *window)] / 1.0)
+    run = run.assign_coords(y=np.arange(2, 20), x=np.arange(5, 30))
+    compared = compare(run, FramesInMemory(raw))
+    assert compared.raw_mean is not None
+    np.testing.assert_allclose(compared.raw_mean, raw.mean(axis=0)[window])
+    np.testing.assert_allclose(compared.rms_before, compared.rms_after)
+
+
+def test_frames_that_cannot_be_read_any_more_do_not_stop_the_page() -> None:
+    source = FramesInMemory(frames(), broken=frozenset({4, 19}))
+    compared = compare(run_dataset(bad={}), source)
+    assert compared.difference_before is None
+    assert compared.raw_mean is not None
+    expected = np.delete(frames(), [4, 19], axis=0).mean(axis=0)
+    np.testing.assert_allclose(compared.raw_mean, expected)
+    assert (
+        compare(run_dataset(), FramesInMemory(frames(), broken=frozenset(range(20)))).raw_mean
+        is None
+    )
+
+
+@given(
+    good=st.sets(st.integers(0, 999), min_size=1), limit=st.integers(1, 64), chunk=st.integers(1, 9)
+)
+def test_spread_frames_are_good_ones_and_never_more_than_asked(
+    good: set[int], limit: int, chunk: int
+) -> None:
+    numbers = spread(np.array(sorted(good)), limit, chunk)
+    assert 0 < len(numbers) <= limit or len(numbers) == len(good) <= limit
+    assert set(numbers) <= good
+    assert numbers == sorted(set(numbers))
+
+
+@given(
+    st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(float("nan"))), min_size=3, max_size=80),
+    st.integers(1, 3),
+)
+def test_an_envelope_holds_every_value(values: list[float], bins: int) -> None:
+    array = np.array(values)
+    _, least, _, most = envelope(array, bins)
+    known = array[np.isfinite(array)]
+    if known.size:
+        assert np.nanmin(least) == known.min()
+        assert np.nanmax(most) == known.max()
+    assert ((least <= most) | np.isnan(least)).all()
+
+
+@given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(float("nan"))), min_size=1, max_size=40))
+def test_the_trend_is_a_running_median(values: list[float]) -> None:
+    array = np.array(values)
+    found = trend(array, frames=5)
+    for index in range(len(array)):
+        window = array[max(0, index - 2) : index + 3]
+        known = window[np.isfinite(window)]
+        if known.size:
+            assert found[index] == pytest.approx(np.median(known))
+        else:
+            assert np.isnan(found[index])
+
+
+def test_the_drift_plot_has_an_error_bar_of_one_sigma_for_every_good_frame() -> None:
+    axes = plot_drift(run_dataset()).axes[0]
+    assert axes.get_ylabel() == "shift (px)"
+    for container, deviation in zip(axes.containers, (0.02, 0.03), strict=True):
+        bars = container[2][0].get_segments()
+        lengths = np.array([np.ptp(bar[:, 1]) for bar in bars if len(bar) == 2])
+        assert len(lengths) == 17
+        np.testing.assert_allclose(lengths, 2 * deviation, rtol=1e-5)
+
+
+def test_long_runs_are_drawn_as_envelopes_that_keep_every_excursion() -> None:
+    run = run_dataset(40_000, {})
+    run["shift"][20_000] = [77.0, 0.0]
+    axes = plot_drift(run).axes[0]
+    points = sum(np.shape(path.vertices)[0] for c in axes.collections for path in c.get_paths())
+    points += sum(np.size(line.get_xdata()) for line in axes.lines)
+    assert points < 12 * ENVELOPE_BINS
+    assert axes.dataLim.y1 >= 77
+    assert plot_status(run).axes[0].dataLim.x1 > 39_000
+
+
+def test_difference_colours_are_symmetric_about_zero_and_shared() -> None:
+    norm = difference_norm(np.array([[-3.0, 1.0]]), np.array([[0.5, np.nan]]))
+    assert norm.vmin == -norm.vmax  # type: ignore[operator]
+    assert norm(0.0) == 0.5
+    assert difference_norm(np.zeros((2, 2))).vmax == 1
+
+
+def test_images_of_great_range_are_drawn_on_a_logarithmic_scale() -> None:
+    rng = np.random.default_rng(0)
+    flat = rng.poisson(50, (64, 64)).astype(float)
+    peaks = flat.copy()
+    peaks[::8, ::8] = 1e6
+    assert not isinstance(image_norm(flat), LogNorm)
+    assert isinstance(image_norm(peaks), LogNorm)
+    assert image_norm(np.full((4, 4), np.nan)).vmax == 1
+    assert image_norm(np.full((4, 4), 3.0))(3.0) == 0.5
+
+
+def test_display_binning_is_a_mean_over_known_pixels() -> None:
+    image = np.arange(35.0).reshape(5, 7)
+    image[0, 0] = np.nan
+    shown, factor = display_image(image, limit=4)
+    assert factor == 2
+    assert shown.shape == (3, 4)
+    assert shown[0, 0] == pytest.approx(np.mean([1, 7, 8]))
+    assert shown[2, 3] == 34
+
+
+def test_worst_frames_hold_every_kind_before_a_second_of_one() -> None:
+    bad = dict.fromkeys(range(10), Status.BLANK) | {15: Status.AT_LIMIT, 16: Status.LOW_NCC}
+    chosen = worst_frames(run_dataset(20, bad), limit=4)
+    assert {15, 16} <= set(chosen)
+    assert len(chosen) == 4
+    assert worst_frames(run_dataset(20, {4: Status.BLANK}), limit=3)[0] == 4
+
+
+def test_a_summary_counts_pending_apart() -> None:
+    summary = summarise(run_dataset(20, {1: Status.BLANK, 18: Status.PENDING, 19: Status.PENDING}))
+    assert (summary.n_good, summary.n_rejected, summary.n_pending) == (17, 1, 2)
+    assert summary.rejected == (1,)
+    assert json.loads(json.dumps(summary.as_dict()))["flags"] == {"pending": 2, "blank": 1}
+
+
+def test_ranges_are_written_short() -> None:
+    assert compact_ranges(()) == "none"
+    assert compact_ranges((4,)) == "4"
+    assert compact_ranges(tuple(range(100))) == "0-99"
+
+
+# ----------------------------------------------------------------- from a store
+
+
+@pytest.fixture
+def stored_run(tmp_path: Path) -> Path:
+    """A finished run on the disk, made without any kernel."""
+    path = tmp_path / "tuesday.zarr"
+    raw = frames(8)
+    np.save(tmp_path / "raw.npy", raw)
+    rows = table(8, {3: Status.BLANK})
+    with lock_run(path) as lock:
+        store = RunStore.create(
+            lock,
+            RunTemplate(
+                n_frames=8,
+                frame_shape=SHAPE,
+                config_digest="c",
+                source_fingerprint="s",
+                reference=raw.mean(axis=0).astype("f4"),
+                reference_valid=np.ones(SHAPE, bool),
+                valid=np.ones(SHAPE, bool),
+                aligned_dtype="uint16",
+                block_frames=4,
+                attrs={
+                    "config": {"input": {"path": str(tmp_path / "raw.npy"), "variable": None}},
+                    "reference_std": [0.001, 0.002],
+                    "versions": {"stillstack": "9.9.9"},
+                },
+            ),
+            durable=False,
+        )
+        with store.ledger("align") as ledger:
+            for block, (start, stop) in enumerate(store.blocks()):
+                objects = store.write_block(start, raw[start:stop])
+                ledger.append(
+                    BlockRecord(block, start, stop, rows[start:stop], objects, seconds=0.5)
+                )
+        store.write_table(rows)
+        store.write_note(
+            "attempts", [{"began": 100.0, "ended": 104.0, "host": "pc", "outcome": "complete"}]
+        )
+        store.finish()
+    return path
+
+
+def test_the_report_lies_beside_the_run_and_says_how_to_make_it_again(stored_run: Path) -> None:
+    page = write_report(stored_run)
+    assert page == report_path(stored_run) == stored_run.with_name("tuesday.html")
+    text = Page(page.read_text("utf-8")).text
+    assert "7 of 8 frames are good" in text
+    assert "stillstack run tuesday.yaml" in text
+    assert f"path: {stored_run}" in text
+    assert "9.9.9" in text
+    assert "What did it cost? 4.0 s 2 frames per second." in text
+    assert "common origin is known to 0.001 and 0.002 px" in text
+    assert "Mean as recorded" in text
+    assert not list(stored_run.parent.glob(".*part"))
+
+
+def test_the_config_on_the_page_can_be_loaded(stored_run: Path, tmp_path: Path) -> None:
+    from stillstack.config import load_config
+    from stillstack.report.provenance import read_provenance
+
+    again = tmp_path / "again.yaml"
+    again.write_text(read_provenance(stored_run).config_yaml)
+    config = load_config(again)
+    assert config.input.path == str(tmp_path / "raw.npy")
+    assert config.output.path == str(stored_run)
+
+
+def test_a_report_replaces_a_report_but_no_other_file(stored_run: Path, tmp_path: Path) -> None:
+    write_report(stored_run)
+    write_report(stored_run)
+    thesis = tmp_path / "thesis.html"
+    thesis.write_text("<h1>years of work</h1>")
+    with pytest.raises(InputError, match="is not a report of stillstack"):
+        write_report(stored_run, thesis)
+    assert thesis.read_text() == "<h1>years of work</h1>"
+    assert GENERATOR in write_report(stored_run, tmp_path / "new" / "page.html").read_text("utf-8")
+
+
+def test_the_source_may_be_gone_or_changed(stored_run: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "raw.npy", frames(5))
+    assert "has changed since the run" in Page(write_report(stored_run).read_text("utf-8")).text
+    (tmp_path / "raw.npy").unlink()
+    assert "Frames as recorded are not shown" in write_report(stored_run).read_text("utf-8")
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        write_report(tmp_path / "nothing.zarr")
+    assert list(tmp_path.iterdir()) == []
