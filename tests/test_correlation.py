@@ -57,7 +57,7 @@ def peer(
     reference: NDArray[Any], frame: NDArray[Any], p: Valid, q: Valid, overlap_ratio: float = 0.3
 ) -> Image:
     """What scikit-image answers, whose float64 needs float64 given."""
-    answer: Any = cross_correlate_masked(  # type: ignore[no-untyped-call]
+    answer: Any = cross_correlate_masked(
         frame.astype(float),
         reference.astype(float),
         q,

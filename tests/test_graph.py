@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from stillstack import graph
 from stillstack.errors import InputError, RunFaultError
+from stillstack.frameblock import Resampling
 from stillstack.graph import align, register
 from stillstack.kernels.registration import Reference, prepare_reference, register_frame
 from stillstack.model import COLUMNS, Status, is_good
@@ -181,7 +182,7 @@ def test_clipped_values_are_counted_in_the_same_interpolation(stack: xr.DataArra
     images, n_clipped = graph.align_rows(
         xr.DataArray(frames, dims=("frame", "y", "x")),
         da.from_array(rows, chunks=2),
-        graph.Resampling("bspline", "uint16", (0, 32, 0, 32)),
+        Resampling("bspline", "uint16", (0, 32, 0, 32)),
     )
     images, n_clipped = base.compute(images, n_clipped)
     assert n_clipped[0, 0, 0] == 0

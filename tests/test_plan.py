@@ -104,6 +104,7 @@ def test_memory_grows_with_blocks_and_frames() -> None:
     )
     assert task_bytes(large, 1) - task_bytes(small, 1) == 4 * 1024**2 * (2 + 2 * 4)
     assert worker_bytes(large, 1) > task_bytes(large, 1) + 12 * 4 * 1024**2
+    assert worker_bytes(small, 1) > 32 * 4 * 1024**2  # the reference is prepared first
     assert task_bytes(small, 6) == task_bytes(small, 1) + 6 * 2 * 1024**2
 
 

@@ -83,7 +83,7 @@ def with_values(image: NDArray[Any], where: Any, value: float) -> NDArray[Any]:
 
 def peer_shift(*images: NDArray[Any], **options: Any) -> NDArray[np.float64]:
     """What scikit-image answers."""
-    answer: Any = phase_cross_correlation(*images, **options)  # type: ignore[no-untyped-call]
+    answer: Any = phase_cross_correlation(*images, **options)
     return np.asarray(answer[0])
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from stillstack import graph
 from stillstack.errors import RunFaultError, StillstackError
+from stillstack.frameblock import Resampling
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.layout import Stage
 from stillstack.model import Status, empty_table, image_fill
@@ -257,7 +258,7 @@ def _computed(
     if not stage.applies:
         (rows,) = compute(table, scheduler="synchronous")
         return rows[:, 0, 0], np.empty(0)
-    resampling = graph.Resampling(
+    resampling = Resampling(
         job.interpolation,
         str(job.aligned_dtype),
         job.canvas or (0, stack.shape[1], 0, stack.shape[2]),

@@ -24,7 +24,9 @@ _FEWEST_SMALL_BLOCKS: Final = 8
 
 # What one worker process holds, apart from frames: interpreter, libraries, compiled kernels.
 _PROCESS_BYTES: Final = 300 * 2**20
-# Images of four bytes a pixel that a prepared reference and the work on one frame take.
+# Images of four bytes a pixel: while the reference is prepared, what it keeps then, and what the
+# work on one frame takes.
+_PREPARING_IMAGES: Final = 34
 _REFERENCE_IMAGES: Final = 12
 _FRAME_IMAGES: Final = 8
 
@@ -215,9 +217,10 @@ def task_bytes(layout: Layout, source_chunk: int) -> int:
 
 
 def worker_bytes(layout: Layout, source_chunk: int) -> int:
-    """Bytes that one worker process takes at most."""
-    reference = 4 * _REFERENCE_IMAGES * layout.pixels
-    return _PROCESS_BYTES + reference + task_bytes(layout, source_chunk)
+    """Bytes that one worker process takes at most: first to prepare the reference, then to work."""
+    image = 4 * layout.pixels
+    working = _REFERENCE_IMAGES * image + task_bytes(layout, source_chunk)
+    return _PROCESS_BYTES + max(_PREPARING_IMAGES * image, working)
 
 
 def fitting_workers(cores: int, available: int, needed: int) -> int:

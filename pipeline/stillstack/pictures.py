@@ -45,7 +45,7 @@ def image_norm(*images: NDArray[Any]) -> Normalize:
 
     Diffraction patterns hold a few pixels a thousand times brighter than the rest: limits are
     the 0.5 and 99.8 percentiles, and the scale is logarithmic where those are further apart
-    than a factor of 50 from the median.
+    than a factor of 15 from the median.
     """
     values = np.concatenate([image[np.isfinite(image)].ravel() for image in images])
     if not values.size:
@@ -53,7 +53,7 @@ def image_norm(*images: NDArray[Any]) -> Normalize:
     low, middle, high = np.percentile(values, [0.5, 50, 99.8])
     if high <= low:
         return Normalize(low - 0.5, low + 0.5)
-    if middle > 0 and high > 50 * middle:
+    if middle > 0 and high > 15 * middle:
         return LogNorm(max(low, middle / 10), high, clip=True)
     return Normalize(low, high)
 
