@@ -337,6 +337,14 @@ def test_report_of_what_is_not_a_run_is_refused(frames: Path) -> None:
 # --------------------------------------------------------------- real processes
 
 
+def wait_until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
+    for _ in range(int(seconds / 0.02)):
+        if happened():
+            return
+        time.sleep(0.02)
+    pytest.fail(f"nothing happened within {seconds} s")
+
+
 def test_a_run_stopped_by_ctrl_c_is_finished_by_the_same_command(
     config: Path, tmp_path: Path
 ) -> None:
@@ -365,6 +373,7 @@ def test_a_simulation_stopped_by_sigterm_is_finished_by_the_same_command(tmp_pat
     process = started(*arguments, cwd=tmp_path)
     assert process.stderr is not None
     assert "simulating: 600 frames" in process.stderr.readline()
+    wait_until(lambda: any(f.stat().st_size for f in tmp_path.glob("a.zarr/run/ledger*")))
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143, stderr

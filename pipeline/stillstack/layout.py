@@ -164,7 +164,7 @@ def read_amplification(layout: Layout, source_chunk: int) -> float:
     --------
     >>> layout = Layout(64, (8, 8), "uint16", "uint16", 6, 1, ONE_PASS)
     >>> read_amplification(layout, 8)
-    1.5
+    2.0
     """
     decoded = 0
     for start in range(0, layout.n_frames, layout.block_frames):

@@ -47,6 +47,8 @@ def _ncc(
     resolution = float(np.finfo(fm.dtype).eps)
     floor = 1e3 * resolution * float(np.abs(denominator).max(initial=0.0))
     varies = denominator > floor
+    for variance, square in ((f_var, f_square), (m_var, m_square)):
+        varies &= variance > 1e3 * resolution * float(np.abs(square).max(initial=0.0))
     value = np.where(varies, (fm - f_sum * m_sum / count) / np.where(varies, denominator, 1.0), 0.0)
     return np.where(enough, np.clip(value, -1.0, 1.0), np.nan)
 

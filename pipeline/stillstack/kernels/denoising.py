@@ -19,6 +19,8 @@ SMOOTHING_PX = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 SAMPLE_PX = 1024
 NOISE_BLOCK_PX = 8
 MIN_SLOPE = 0.5
+# Gradients have to stand so many standard deviations of their noise above it.
+SIGNAL_LIMIT = 5.0
 PEDESTAL_PART = 0.8
 _FOURTH = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70.0)
 # Features are narrow where, half a pixel off, the cubic term is above this part of the standard
@@ -62,7 +64,7 @@ def denoise(filled: Array, valid: NDArray[np.bool_], offset: float, settings: Se
     if best is None:
         raise InputError(
             f"Of the {np.count_nonzero(valid)} valid pixels of the reference none is far enough "
-            "from an invalid one, or the image has no structure.",
+            "from an invalid one, or the image has no structure above its noise along one axis.",
             consequence="No shift can be measured.",
             cure="Exclude fewer pixels, or choose another reference.",
         )
@@ -177,8 +179,13 @@ def _smoothed(
     share = float((inner * variance).sum()) * noise_share
     cross = products(gradient, raw, inner) - share * float(g1 @ d6) * float(g0 @ delta) * np.eye(2)
     inner_own = products(gradient, gradient, inner)
-    signal = own - noise * float(g1 @ g1) * float(g0 @ g0) * np.eye(2)
-    if np.linalg.eigvalsh(0.5 * (cross + cross.T))[0] <= 0.0 or np.linalg.eigvalsh(signal)[0] <= 0:
+    chance = noise * float(g1 @ g1) * float(g0 @ g0)
+    signal = own - chance * np.eye(2)
+    # Smoothed noise has one independent value in about 4 pi sigma^2 pixels.
+    fluctuation = chance * np.sqrt(8.0 * np.pi * max(sigma, 1.0) ** 2 / np.count_nonzero(solid))
+    if np.linalg.eigvalsh(signal)[0] <= SIGNAL_LIMIT * fluctuation:
+        return None
+    if np.linalg.eigvalsh(0.5 * (cross + cross.T))[0] <= 0.0:
         return None
     slope = np.linalg.solve(inner_own, cross)
     inverse = np.linalg.inv(own @ slope)

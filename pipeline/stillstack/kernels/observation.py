@@ -39,22 +39,13 @@ def observe(
     frame: NDArray[Any], reference: Reference, valid: NDArray[np.bool_] | None
 ) -> Observation | int:
     """Valid pixels and pyramid of a frame, or the status of one without any content."""
-    frame = np.asarray(frame)
-    if frame.shape != reference.image.shape:
-        raise InputError(
-            f"A frame has shape {frame.shape}, the reference {reference.image.shape}.",
-            cure="Frames and reference must have one shape (y, x).",
-        )
-    if not frame.dtype.isnative:
-        frame = frame.astype(frame.dtype.newbyteorder("="))
-    static = reference.frame_valid
-    if valid is not None:
-        static = static & valid
+    frame, static = as_frame(frame, reference, valid)
     validity = value_validity(frame, static, reference.settings.rules, grow_px=SATURATION_GROWS_PX)
     status = (Status.SATURATED if validity.n_saturated else 0) | (
         Status.NON_FINITE if validity.n_non_finite else 0
     )
-    if not validity.valid.any():
+    least = reference.settings.min_overlap * np.count_nonzero(reference.valid)
+    if np.count_nonzero(validity.valid) < max(least, 1):
         return int(status | Status.LOW_OVERLAP)
     values = frame[validity.valid] if not validity.is_static else frame
     if values.min() == values.max() or _is_blank(frame, validity.valid):
@@ -96,6 +87,40 @@ def observe(
     )
 
 
+def as_frame(
+    frame: NDArray[Any], reference: Reference, valid: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Frame as a native array of numbers that kernels know, and its statically valid pixels.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree or the frame holds no real numbers.
+    """
+    frame = np.asarray(frame)
+    if frame.dtype.kind not in "buif":
+        raise InputError(
+            f"A frame has the dtype {frame.dtype}.", cure="Frames hold real numbers: counts."
+        )
+    static = reference.frame_valid
+    for name, array in (
+        ("A frame", frame),
+        ("`valid`", np.asarray(static if valid is None else valid)),
+    ):
+        if array.shape != reference.image.shape:
+            raise InputError(
+                f"{name} has shape {array.shape}, the reference {reference.image.shape}.",
+                cure="Frames, valid pixels and reference must have one shape (y, x).",
+            )
+    if frame.dtype == bool:
+        frame = frame.view(np.uint8)
+    elif frame.dtype.kind == "f" and frame.dtype.itemsize not in (4, 8):
+        frame = frame.astype(np.float64)
+    elif not frame.dtype.isnative:
+        frame = frame.astype(frame.dtype.newbyteorder("="))
+    return frame, static if valid is None else static & np.asarray(valid).astype(bool)
+
+
 def _is_blank(frame: NDArray[Any], valid: NDArray[np.bool_]) -> bool:
     """Whether all valid pixels hold one value. Most frames are told apart by a few pixels."""
     step = max(1, frame.shape[0] // 16)
@@ -134,9 +159,11 @@ def struck_pixels(
     oy, ox = np.divmod(np.arange(factor**2), factor)
     y, x = y0[:, None] + oy, x0[:, None] + ox
     values = seen.frame[y, x].astype(np.float64)
-    ordinary = np.median(values, axis=1, keepdims=True)
+    usable = seen.validity.valid[y, x]
     if factor == 1:
-        ordinary = _around(seen.frame, y0, x0)[:, None]
+        ordinary = _around(seen, y0, x0)[:, None]
+    else:
+        ordinary = _median(np.where(usable, values, np.nan))[:, None]
     expected = np.maximum(ordinary, 0.0)
     sigma = np.sqrt(gain * expected + read_noise**2)
     excess = values - ordinary
@@ -146,13 +173,20 @@ def struck_pixels(
     return np.ravel_multi_index((y[hit], x[hit]), seen.frame.shape).astype(np.int64)
 
 
-def _around(frame: NDArray[Any], y: NDArray[np.intp], x: NDArray[np.intp]) -> Array:
-    """Median of the eight pixels around each of some pixels."""
-    n_y, n_x = frame.shape
-    neighbours = [
-        frame[np.clip(y + j, 0, n_y - 1), np.clip(x + i, 0, n_x - 1)]
-        for j in (-1, 0, 1)
-        for i in (-1, 0, 1)
-        if (j, i) != (0, 0)
-    ]
-    return np.median(np.stack(neighbours).astype(np.float64), axis=0)
+def _around(seen: Observation, y: NDArray[np.intp], x: NDArray[np.intp]) -> Array:
+    """Median of the valid ones of the eight pixels around each of some pixels."""
+    n_y, n_x = seen.frame.shape
+    neighbours = []
+    for j, i in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
+        at = (np.clip(y + j, 0, n_y - 1), np.clip(x + i, 0, n_x - 1))
+        neighbours.append(
+            np.where(seen.validity.valid[at], seen.frame[at].astype(np.float64), np.nan)
+        )
+    return _median(np.stack(neighbours, axis=1))
+
+
+def _median(values: Array) -> Array:
+    """Lower median of each row, NaN left out; NaN where a row holds nothing else."""
+    number = np.count_nonzero(np.isfinite(values), axis=1)
+    middle = np.maximum(number - 1, 0) // 2
+    return np.asarray(np.take_along_axis(np.sort(values, axis=1), middle[:, None], axis=1)[:, 0])

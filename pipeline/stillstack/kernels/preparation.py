@@ -106,6 +106,7 @@ def prepare_reference(
     )
     image, valid, frame_valid = _checked(image, valid, frame_valid, settings, allow_small)
     valid = valid & ~_lone_pixels(image, valid, settings)
+    valid.flags.writeable = False
     offset = float(image[valid].mean(dtype=np.float64))
     filled = smoothing.fill_invalid(np.where(valid, image.astype(np.float64) - offset, 0.0), valid)
     pedestal = pedestal_of(filled, valid, offset, settings)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from stillstack.kernels.convergence import Convergence, converge, settle
 from stillstack.kernels.correlation import Peak, find_peak, search
 from stillstack.kernels.levels import Array
-from stillstack.kernels.observation import Observation, observe
+from stillstack.kernels.observation import Observation, as_frame, observe
 from stillstack.kernels.preparation import prepare_reference
 from stillstack.kernels.reference import Reference
 from stillstack.kernels.refinement import LinearFit, Residuals
@@ -152,7 +152,7 @@ def frame_validity(
     valid
         As given to :func:`register_frame`.
     """
-    static = reference.frame_valid if valid is None else reference.frame_valid & valid
+    frame, static = as_frame(frame, reference, valid)
     result = value_validity(frame, static, reference.settings.rules).valid
     if not status & Status.STRUCK or shift is None or not np.all(np.isfinite(shift)):
         return result

@@ -80,8 +80,8 @@ def value_validity(
     offends = ~np.isfinite(frame) if floating else np.zeros(frame.shape, bool)
     n_non_finite = int(np.count_nonzero(offends & static))
     with np.errstate(invalid="ignore"):
-        saturated = (frame > high) & ~offends
-        offends |= _grown(saturated, grow_px) | (frame < low)
+        saturated = (frame > high) & ~offends & static
+        offends |= _grown(saturated, grow_px) | (frame > high) | (frame < low)
     for value in rules.equal:
         offends |= frame == value
     valid = static & ~offends
