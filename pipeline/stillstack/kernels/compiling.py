@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import njit
+from numpy.typing import NDArray
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -34,3 +35,14 @@ def _compiled(function: Callable[..., Any], fastmath: set[str]) -> Any:
         return njit(function, cache=True, **options)
     except RuntimeError:  # numba's "no locator available"
         return njit(function, cache=False, **options)
+
+
+def locked(array: NDArray[Any]) -> NDArray[Any]:
+    """Read-only view of an input.
+
+    To numba a writable array is another type than a read-only one, hence another compilation,
+    hence perhaps other last bits: frames that came over the network are read-only, others not.
+    """
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -27,6 +27,7 @@ _FOURTH = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / np.sqrt(70.0)
 # deviation of a frame's shift, or curvature above this part of the photon noise.
 CUBIC_LIMIT = 0.3
 CURVATURE_LIMIT = 0.02
+BIAS_LIMIT_PX = 2e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,16 +232,24 @@ def _cubic_terms(
 
 def is_narrow(denoised: Denoised) -> bool:
     """Whether half a pixel is far for the features: one linear step is then not enough."""
-    half = np.full(4, 0.125)
-    missed = np.abs(denoised.cubic @ half).max()
-    if missed > CUBIC_LIMIT * np.sqrt(np.diag(denoised.covariance).min()):
-        return True
     plain, one = smoothing.PLAIN_GRADIENT, np.array([1.0])
     gradient_y, gradient_x = denoised.images[1:]
-    bend = 0.125 * (
-        smoothing.separable(gradient_y, plain, one) + smoothing.separable(gradient_x, one, plain)
-    )
+    second_yy = smoothing.separable(gradient_y, plain, one)
+    second_yx = smoothing.separable(gradient_y, one, plain)
+    second_xx = smoothing.separable(gradient_x, one, plain)
     w = np.where(denoised.solid, 1.0 / denoised.variance, 0.0)
+    own = products((gradient_y, gradient_x), (gradient_y, gradient_x), w)
+    deviation = float(np.sqrt(np.diag(denoised.covariance).min()))
+    # The cubic term is undone to a tenth; the quadratic one cancels but for the support's edge.
+    cubic = float(np.abs(denoised.cubic @ np.full(4, 0.125)).max())
+    quadratic = 0.0
+    for cross in (1.0, -1.0):
+        bend = 0.125 * (second_yy + 2.0 * cross * second_yx + second_xx)
+        step = np.linalg.solve(own, products((gradient_y, gradient_x), (bend,), w))
+        quadratic = max(quadratic, float(np.abs(step).max()))
+    if max(0.1 * cubic, quadratic) > BIAS_LIMIT_PX or cubic > CUBIC_LIMIT * deviation:
+        return True
+    bend = 0.125 * (second_yy + second_xx)
     information = w * (gradient_y**2 + gradient_x**2)
     # What curvature adds to the squared residual, where the information comes from.
     return bool((information * w * bend**2).sum() > CURVATURE_LIMIT * information.sum())

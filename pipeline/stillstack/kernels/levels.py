@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels.compiling import compiled, compiled_sums
+from stillstack.kernels.compiling import compiled, compiled_sums, locked
 
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -93,7 +93,15 @@ def bin_banks(
     for r_y in range(banks):
         for r_x in range(banks):
             for k, image in enumerate(images):
-                _bin_displaced(image, solid, factor, r_y, r_x, out[k, r_y, r_x], whole[r_y, r_x])
+                _bin_displaced(
+                    locked(image),
+                    locked(solid),
+                    factor,
+                    r_y,
+                    r_x,
+                    out[k, r_y, r_x],
+                    whole[r_y, r_x],
+                )
     return out, whole
 
 
@@ -114,17 +122,41 @@ def bin_weights(variance: Float32, whole: NDArray[np.bool_], factor: int) -> Flo
 
 
 @compiled_sums
-def _add_displaced(images, q_y, q_x, tap, out):  # type: ignore[no-untyped-def]
+def _displace(images, bank_y, bin_y, tap_y, bank_x, bin_x, tap_x, out):  # type: ignore[no-untyped-def]
+    """Separable interpolation, row by row: along y once for each bank along x, then along x."""
     n_y, n_x = out.shape[1:]
-    first, last = max(0, q_x), min(n_x, images.shape[2] + q_x)
-    if last <= first:
-        return
+    rows, columns = images.shape[3], images.shape[4]
+    banks = images.shape[2]
+    along_y = np.empty((banks, columns), np.float32)
+    used = np.zeros(banks, np.bool_)
+    for t in range(bank_x.size):
+        used[bank_x[t]] = True
     for k in range(out.shape[0]):
-        for j in range(max(0, q_y), min(n_y, images.shape[1] + q_y)):
-            row = out[k, j, first:last]
-            part = images[k, j - q_y, first - q_x : last - q_x]
-            for i in range(row.size):
-                row[i] += tap * part[i]
+        for j in range(n_y):
+            for bank in range(banks):
+                if not used[bank]:
+                    continue
+                total = along_y[bank]
+                for i in range(columns):
+                    total[i] = np.float32(0.0)
+                for t in range(bank_y.size):
+                    row = j - bin_y[t]
+                    if row < 0 or row >= rows:
+                        continue
+                    tap = np.float32(tap_y[t])
+                    source = images[k, bank_y[t], bank, row]
+                    for i in range(columns):
+                        total[i] += tap * source[i]
+            target = out[k, j]
+            for i in range(n_x):
+                target[i] = np.float32(0.0)
+            for t in range(bank_x.size):
+                shift = bin_x[t]
+                first, last = max(0, shift), min(n_x, columns + shift)
+                tap = np.float32(tap_x[t])
+                source = along_y[bank_x[t]]
+                for i in range(first, last):
+                    target[i] += tap * source[i - shift]
 
 
 def displaced(level: Level, displacement: Array) -> Level:
@@ -141,27 +173,30 @@ def displaced(level: Level, displacement: Array) -> Level:
         Where the scene has moved, px (y, x).
     """
     whole = np.floor(displacement).astype(int)
-    taps_y, taps_x = (_lagrange(t) for t in displacement - whole)
-    shape = level.frame_count.shape
-    images = np.zeros((level.images.shape[0], *shape), np.float32)
-    for j, tap_y in enumerate(taps_y):
-        for i, tap_x in enumerate(taps_x):
-            tap = np.float32(tap_y * tap_x)
-            if tap != 0.0:
-                bank, bins = bank_of(level, (int(whole[0]) + j - 2, int(whole[1]) + i - 2))
-                _add_displaced(level.images[:, bank[0], bank[1]], *bins, tap, images)
-    # The weights have to move along: standing still, they would favour one side of each feature.
-    weight, support = np.zeros((2, 1, *shape), np.float32)
     fraction = displacement - whole
-    for j, tap_y in enumerate((1.0 - fraction[0], fraction[0])):
-        for i, tap_x in enumerate((1.0 - fraction[1], fraction[1])):
-            bank, bins = bank_of(level, (int(whole[0]) + j, int(whole[1]) + i))
-            _add_displaced(level.weight[bank][None], *bins, np.float32(tap_y * tap_x), weight)
+    six = range(-2, 4)
+    images = _moved(level, level.images, whole, six, [_lagrange(t) for t in fraction])
+    # The weights have to move along: standing still, they would favour one side of each feature.
+    linear = [np.array([1.0 - t, t]) for t in fraction]
+    weight = _moved(level, level.weight[None], whole, range(2), linear)
     nearest = np.rint(displacement).astype(int)
-    bank, bins = bank_of(level, (int(nearest[0]), int(nearest[1])))
-    _add_displaced(level.weight[bank][None], *bins, np.float32(1.0), support)
+    one = [np.ones(1)] * 2
+    support = _moved(level, level.weight[None], nearest, range(1), one)
     weight[support == 0.0] = 0.0
     return Level(level.factor, images[:, None, None], weight[None], level.frame_count)
+
+
+def _moved(
+    level: Level, images: Float32, whole: NDArray[np.int_], offsets: range, taps: list[Array]
+) -> Float32:
+    """Images interpolated at ``whole`` plus each of the offsets, weighted with the taps."""
+    (q_y, r_y), (q_x, r_x) = (
+        np.divmod(whole[axis] + np.arange(offsets.start, offsets.stop), level.factor)
+        for axis in range(2)
+    )
+    out = np.empty((images.shape[0], *level.frame_count.shape), np.float32)
+    _displace(locked(images), r_y, q_y, taps[0], r_x, q_x, taps[1], out)
+    return out
 
 
 def _lagrange(t: float) -> Array:

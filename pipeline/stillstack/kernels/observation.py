@@ -118,6 +118,7 @@ def as_frame(
         frame = frame.astype(np.float64)
     elif not frame.dtype.isnative:
         frame = frame.astype(frame.dtype.newbyteorder("="))
+    frame = np.ascontiguousarray(frame)
     return frame, static if valid is None else static & np.asarray(valid).astype(bool)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels.compiling import compiled
+from stillstack.kernels.compiling import compiled, locked
 
 
 @compiled
@@ -103,7 +103,7 @@ def count_valid(valid: NDArray[np.bool_], factor: int) -> NDArray[np.int32]:
         Side of a bin, px.
     """
     count = np.empty((valid.shape[0] // factor, valid.shape[1] // factor), np.int32)
-    _count_valid(valid, factor, count)
+    _count_valid(locked(valid), factor, count)
     return count
 
 
@@ -155,9 +155,10 @@ def bin_frame(
     """
     shape = (frame.shape[0] // factor, frame.shape[1] // factor)
     mean = np.empty(shape, np.float32)
+    frame, valid = locked(frame), locked(valid)
     if count is not None:
         _bin_static(frame, factor, offset, mean)
-        _mend_partial(frame, valid, factor, offset, count, mean)
+        _mend_partial(frame, valid, factor, offset, locked(count), mean)
         return mean, count
     made = np.empty(shape, np.int32)
     _bin_valid(frame, valid, factor, offset, mean, made)
@@ -176,5 +177,5 @@ def halve(
     """
     shape = (mean.shape[0] // 2, mean.shape[1] // 2)
     out, out_count = np.empty(shape, np.float32), np.empty(shape, np.int32)
-    _halve(mean, count, out, out_count)
+    _halve(locked(mean), locked(count), out, out_count)
     return out, out_count

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels.compiling import compiled_sums
+from stillstack.kernels.compiling import compiled_sums, locked
 from stillstack.kernels.levels import Array, Float32, Level, bank_of
 
 # Regressors, in order: image, constant, y, x, gradient along y, gradient along x.
@@ -269,9 +269,9 @@ def fit_linear(
         None where the support is too small or carries no signal.
     """
     bank, bins = bank_of(level, displacement)
-    image, grad_y, grad_x = (level.images[k][bank] for k in range(3))
+    image, grad_y, grad_x = (locked(level.images[k][bank]) for k in range(3))
     a, b, squares, number = _normal_sums(
-        frame, usable, image, grad_y, grad_x, level.weight[bank], *bins
+        locked(frame), locked(usable), image, grad_y, grad_x, locked(level.weight[bank]), *bins
     )
     if number < 4 * N_REGRESSORS:
         return None
@@ -320,10 +320,10 @@ def residuals(
     rows = fit.inverse[4:6] / fit.theta[0]
     marks = np.zeros(frame.shape, np.bool_) if struck is None else struck
     sums = _residual_sums(
-        frame,
-        usable,
-        images,
-        level.weight[bank],
+        locked(frame),
+        locked(usable),
+        locked(images),
+        locked(level.weight[bank]),
         *bins,
         fit.theta,
         rows,

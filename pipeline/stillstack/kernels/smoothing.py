@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels.compiling import compiled
+from stillstack.kernels.compiling import compiled, locked
 
 Array = NDArray[np.float64]
 
@@ -88,8 +88,8 @@ def separable(image: Array, kernel_y: Array, kernel_x: Array) -> Array:
         Kernels of odd length.
     """
     between, out = np.empty_like(image), np.empty_like(image)
-    _correlate_columns(np.ascontiguousarray(image), kernel_y, between)
-    _correlate_rows(between, kernel_x, out)
+    _correlate_columns(locked(np.ascontiguousarray(image)), locked(kernel_y), between)
+    _correlate_rows(locked(between), locked(kernel_x), out)
     return out
 
 
