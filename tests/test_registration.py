@@ -555,7 +555,8 @@ def test_a_scene_without_structure_along_one_axis_gives_no_false_precision(seed:
     try:
         found = register_frame(frame, prepare_reference(image, max_shift_px=16))
     except InputError as error:
-        assert "along one axis" in str(error)
+        if "along one axis" not in str(error):
+            raise
         return
     if found.good:
         assert np.all(np.abs(found.shift) < 5.0 * np.sqrt(2.0) * found.shift_std)
