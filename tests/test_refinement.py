@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 Valid = NDArray[np.bool_]
 COMPILED = {
     levels: ("_bin_displaced", "_displace"),
-    refinement: ("_normal_sums", "_residual_row", "_residual_sums"),
+    refinement: ("_normal_sums", "_residual_sums"),
 }
 DISPLACEMENTS = [(0, 0), (3, -2), (-4, 5), (-1, -7)]
 NOISE = (50.0, 0.5, 2.0, 0.1)

@@ -7,7 +7,6 @@ the codecs are limited to one thread in the workers' environment.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
 import signal
@@ -139,7 +138,6 @@ def _connected(address: str) -> Iterator[Client]:
 
 @contextlib.contextmanager
 def _local(workers: int, memory_limit: int | None) -> Iterator[Client]:
-    has_dashboard = importlib.util.find_spec("bokeh") is not None
     with _environment_kept() as restore_environment, contextlib.ExitStack() as stack:
         with dask.config.set(_SETTINGS):
             cluster = stack.enter_context(
@@ -149,7 +147,8 @@ def _local(workers: int, memory_limit: int | None) -> Iterator[Client]:
                     processes=True,
                     host="127.0.0.1",
                     memory_limit=memory_limit or 0,
-                    dashboard_address="127.0.0.1:0" if has_dashboard else None,
+                    # any free port; the scheduler's own default, 8787, may be in use
+                    dashboard_address="127.0.0.1:0",
                     # what goes wrong in a task is raised, or ends up in the run's notes
                     silence_logs=logging.CRITICAL,
                 )

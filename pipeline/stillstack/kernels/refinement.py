@@ -155,20 +155,6 @@ def _normal_sums(frame, ok, image, grad_y, grad_x, weight, q_y, q_x):  # type: i
 
 
 @compiled_sums
-def _residual_row(m, use, images, y, x, theta, ww, model, residual):  # type: ignore[no-untyped-def]
-    """Model without intensity and the weighted residual of one row."""
-    f, gy, gx = images[0], images[1], images[2]
-    a, constant = np.float32(theta[0]), np.float32(theta[1] + theta[2] * y)
-    slope = np.float32(theta[3])
-    sy, sx = np.float32(theta[4] / theta[0]), np.float32(theta[5] / theta[0])
-    for i in range(x.size):
-        model[i] = f[i] + sy * gy[i] + sx * gx[i]
-    for i in range(x.size):
-        inside = np.float32(1.0) if ww[i] * use[i] > 0.0 else np.float32(0.0)
-        residual[i] = (m[i] - a * model[i] - constant - slope * x[i]) * inside
-
-
-@compiled_sums
 def _residual_sums(frame, ok, images, weight, q_y, q_x, theta, rows, noise, struck):  # type: ignore[no-untyped-def]
     """Sums over residuals. ``noise``: pedestal, variance per count, constant, smallest, limit."""
     n_y, n_x = frame.shape
@@ -184,13 +170,20 @@ def _residual_sums(frame, ok, images, weight, q_y, q_x, theta, rows, noise, stru
     pedestal, gain = np.float32(noise[0]), np.float32(noise[1])
     constant, smallest, limit = np.float32(noise[2]), np.float32(noise[3]), np.float32(noise[4])
     one, zero = np.float32(1.0), np.float32(0.0)
+    intensity, slope = np.float32(theta[0]), np.float32(theta[3])
+    step_y, step_x = np.float32(theta[4] / theta[0]), np.float32(theta[5] / theta[0])
     for j in range(max(0, q_y), min(n_y, weight.shape[0] + q_y)):
         y = (j + 0.5) / n_y - 0.5
         m, use = frame[j, first:last], ok[j, first:last]
         ww = weight[j - q_y, first - q_x : last - q_x]
         part = images[:, j - q_y, first - q_x : last - q_x]
-        _residual_row(m, use, part, y, x, theta, ww, model, e)
         gy, gx, f = part[1], part[2], part[0]
+        for i in range(n_row):
+            model[i] = f[i] + step_y * gy[i] + step_x * gx[i]
+        background = np.float32(theta[1] + theta[2] * y)
+        for i in range(n_row):
+            inside = one if ww[i] * use[i] > 0.0 else zero
+            e[i] = (m[i] - intensity * model[i] - background - slope * x[i]) * inside
         c0 = np.float32(rows[0, 1] + rows[0, 2] * y)
         c1 = np.float32(rows[1, 1] + rows[1, 2] * y)
         f0, f1 = np.float32(rows[0, 0]), np.float32(rows[1, 0])
