@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
@@ -61,10 +63,9 @@ def peers(
             runs,
         ),
     ]
-    try:
-        import SimpleITK as sitk
-    except ImportError:
+    if importlib.util.find_spec("SimpleITK") is None:
         return found
+    sitk: Any = importlib.import_module("SimpleITK")
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     pictures = [sitk.GetImageFromArray(a) for a in (*f4, valid.astype("f4"), valid.astype("f4"))]
 

@@ -9,7 +9,7 @@ from stillstack.kernels.compiling import compiled, locked
 
 Array = NDArray[np.float64]
 
-# Sixth-order central difference: exact to 1 % up to 0.6 of the Nyquist frequency.
+# Sixth-order central difference: exact to 1 % up to a third of the Nyquist frequency.
 PLAIN_GRADIENT = np.array([-1.0, 9.0, -45.0, 0.0, 45.0, -9.0, 1.0]) / 60.0
 
 
