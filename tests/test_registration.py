@@ -709,6 +709,21 @@ def test_a_struck_pixel_beside_an_invalid_one_is_found_too(name: str) -> None:
     assert not valid[40, 50]
 
 
+def test_a_bright_hit_off_the_support_is_left_out_of_resampling(
+    scene: Scene, reference: Reference
+) -> None:
+    """At the border no residual is taken, but nothing of the scene is so bright."""
+    frame = frame_of(scene).copy()
+    frame[2, 60] = 30_000
+    found = register_frame(frame, reference)
+    assert_near(found, SHIFT)
+    assert found.status & Status.STRUCK
+    expected = reference.frame_valid.copy()
+    expected[2, 60] = False
+    valid = frame_validity(frame, reference, found.shift, found.status)
+    np.testing.assert_array_equal(valid, expected)
+
+
 def test_validity_of_a_frame_is_that_of_all_frames_where_nothing_is_wrong(
     frame: NDArray[np.uint16], reference: Reference
 ) -> None:

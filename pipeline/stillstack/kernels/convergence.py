@@ -63,6 +63,8 @@ def settle(seen: Observation, reference: Reference, start: Array) -> Convergence
         return None
     near, slope = found
     struck = np.empty(0, np.int64)
+    # Off the support no residual tells; what is brighter than any of the scene is struck there too.
+    too_bright = seen.fine > mean
     for _ in range(MAX_STRUCK_ROUNDS):
         solved = _solve(mean, usable, reference, near, slope)
         if solved is None:
@@ -73,7 +75,8 @@ def settle(seen: Observation, reference: Reference, start: Array) -> Convergence
         left = refinement.residuals(
             mean, usable, about, fit, noise, struck_limit=STRUCK_SIGMA, struck=marks
         )
-        more = struck_pixels(marks, seen, reference) if left.suspects else struck[:0]
+        marks |= too_bright
+        more = np.setdiff1d(struck_pixels(marks, seen, reference), struck)
         if not more.size:
             break
         struck = np.union1d(struck, more)
