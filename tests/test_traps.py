@@ -151,8 +151,9 @@ def test_the_quality_tells_the_same_scene_from_noise(pair: Pair, reference: Refe
     other = register_frame(pair.frame, reference)
     noise = np.random.default_rng(3).poisson(100.0, SHAPE)
     unlike = register_frame(noise, reference)
-    assert itself.ncc > 0.99
-    assert other.ncc > 0.99
+    # Weighted by how well each pixel is known, bright spots count less than in a plain one.
+    assert itself.ncc > 0.95
+    assert other.ncc > 0.95
     assert_refused(unlike)
     assert not unlike.ncc > 0.2  # a frame that never converged has none
 
@@ -264,7 +265,9 @@ def test_a_static_hot_cluster_never_answers_no_shift(pair: Pair, size: tuple[int
     )
     found = register_frame(with_values(pair.frame, hot, HOT), reference)
     if found.good:
-        assert_right(found, pair)
+        # What the cluster costs shows in the error bar.
+        assert np.all(np.abs(found.shift - SHIFT) < 5.0 * found.shift_std)
+        np.testing.assert_allclose(found.shift, SHIFT, atol=0.1)
     else:
         assert_refused(found)
 

@@ -43,6 +43,8 @@ def locked(array: NDArray[Any]) -> NDArray[Any]:
     To numba a writable array is another type than a read-only one, hence another compilation,
     hence perhaps other last bits: frames that came over the network are read-only, others not.
     """
+    if not array.flags.writeable:
+        return array
     view = array.view()
     view.flags.writeable = False
     return view

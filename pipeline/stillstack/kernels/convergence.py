@@ -2,176 +2,188 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels import levels, refinement
-from stillstack.kernels.levels import Array, Float32, Level
+from stillstack.kernels import refinement
+from stillstack.kernels.levels import Array, Level, Pair
+from stillstack.kernels.moments import LevelView, lost_bins, patch_around
 from stillstack.kernels.observation import Observation, struck_pixels
 from stillstack.kernels.reference import Reference
 from stillstack.kernels.refinement import LinearFit, Residuals
 
 MAX_STEPS = 8
-# A step so short leaves nothing that matters: the next one would be a hundred times shorter.
-STEP_PX = 0.03
+STEP_PX = 1e-4
+# A longer linear step is made again from the nearer whole pixel.
+LARGEST_STEP_PX = 0.6
+SAME_SIDE_PX = 0.05
 STRUCK_SIGMA = 6.0
 MAX_STRUCK_ROUNDS = 4
+# Where more bins are far darker than the model, it is the model that does not hold.
+MAX_UNLIKE = 0.01
 # Where a whole pixel changes the linear step by less, the frame does not follow the reference.
 LEAST_SLOPE = 0.02
 
 
+Solved = tuple[Array, Array, LinearFit, LevelView]
+
+
 @dataclass(frozen=True, eq=False)
 class Convergence:
-    """A converged fit."""
+    """A converged fit.
+
+    Parameters
+    ----------
+    displacement
+        Where the scene has moved, px (y, x).
+    slope
+        Change of the linear step per displacement, (2, 2).
+    fit, left
+        About the nearest whole pixel, and what it leaves.
+    expected
+        Weighted sum of squares that noise alone would leave.
+    struck
+        Struck pixels, places in the flat frame.
+    """
 
     displacement: Array
     slope: Array
     fit: LinearFit
     left: Residuals
+    expected: float
     struck: NDArray[np.int64]
 
 
 def converge(seen: Observation, reference: Reference, start: Array) -> Convergence | None:
     """From coarse to fine: each level halves what the one before leaves."""
     u = start
-    for level, (mean, usable) in zip(reference.levels[:-1], seen.clipped[:-1], strict=True):
+    for level, view in zip(reference.levels[:-1], seen.levels[:-1], strict=True):
         for _ in range(2):
             near = _nearest(u, level.factor)
-            fit = refinement.fit_linear(mean, usable, level, near)
-            if fit is None or not np.all(np.isfinite(fit.step)):
+            fit = refinement.fit_linear(level, near, view)
+            if fit is None:
                 break
-            step = np.clip(fit.step, -level.factor, level.factor)
+            step = np.clip(fit.step * level.scale, -level.factor, level.factor)
             u = np.array(near) + step
-            if np.all(np.abs(step) < 0.6 * level.factor):
+            if np.abs(step).max() < 0.6 * level.factor:
                 break
     return settle(seen, reference, u)
 
 
-def _nearest(u: Array, factor: int) -> tuple[int, int]:
-    y, x = (int(np.rint(v / factor)) * factor for v in u)
+def _nearest(u: Array, factor: int) -> Pair:
+    y, x = (round(float(v) / factor) * factor for v in u)
     return y, x
 
 
 def settle(seen: Observation, reference: Reference, start: Array) -> Convergence | None:
-    """Least squares at the finest level about the nearest whole pixel, struck pixels left out."""
-    level = reference.levels[-1]
-    mean, usable = seen.clipped[-1]
-    found = _whole_pixel(mean, usable, reference, start)
-    if found is None:
-        return None
-    near, slope = found
-    struck = np.empty(0, np.int64)
-    # Off the support no residual tells; what is brighter than any of the scene is struck there too.
-    too_bright = seen.fine > mean
+    """Least squares at the finest level, struck pixels left out."""
+    level, view = reference.levels[-1], seen.levels[-1]
+    struck, unlike = np.empty(0, np.int64), np.empty(0, np.int64)
     for _ in range(MAX_STRUCK_ROUNDS):
-        solved = _solve(mean, usable, reference, near, slope)
+        solved = _solve(view, reference, start)
         if solved is None:
             return None
-        u, fit, about = solved
-        marks = np.zeros(mean.shape, bool)
-        noise = _bin_noise(seen, reference)
+        u, slope, fit, inside = solved
+        marks = np.zeros(view.mean.shape, np.int8)
+        noise = expected_residual(fit, seen, reference)
+        limit = STRUCK_SIGMA * np.sqrt(noise / max(fit.moments.n_bins, 1))
         left = refinement.residuals(
-            mean, usable, about, fit, noise, struck_limit=STRUCK_SIGMA, struck=marks
+            level, fit, inside, limit=limit, marks=marks, curved=reference.points > 1
         )
-        marks |= too_bright
-        more = np.setdiff1d(struck_pixels(marks, seen, reference), struck)
-        if not more.size:
+        if not left.n_marked and not seen.brighter:
             break
-        struck = np.union1d(struck, more)
-        mean, usable = seen.fine, usable.copy()
-        y, x = np.unravel_index(more, seen.frame.shape)
-        usable[y // level.factor, x // level.factor] = 0.0
-    if np.any(np.abs(u - near) > 1.0):
-        return None
-    return Convergence(u, slope, fit, left, struck)
+        # Off the support no residual tells; what is brighter than any of the scene is struck there.
+        bright = (marks > 0) | (seen.fine > seen.levels[-1].mean)
+        more = np.setdiff1d(struck_pixels(bright, seen, reference), struck)
+        # Hot in the reference, or dead in the frame: nobody's shift.
+        darker = np.setdiff1d(np.flatnonzero(marks < 0), unlike)
+        if unlike.size + darker.size > MAX_UNLIKE * left.n_bins:
+            darker = darker[:0]
+        if not more.size and not darker.size:
+            break
+        struck, unlike = np.union1d(struck, more), np.union1d(unlike, darker)
+        view, start = _without(view, struck, unlike, seen, level), u
+    return Convergence(u, slope, fit, left, noise, struck)
 
 
-def _whole_pixel(
-    mean: Float32, usable: Float32, reference: Reference, start: Array
-) -> tuple[tuple[int, int], Array] | None:
-    """The whole-pixel displacement from which the step is short, and the slope of steps there."""
-    near = _nearest(start, 1)
+def _without(
+    view: LevelView,
+    struck: NDArray[np.int64],
+    unlike: NDArray[np.int64],
+    seen: Observation,
+    level: Level,
+) -> LevelView:
+    """The finest level without some bins, and with what had been cut down where pixels are struck.
+
+    ``struck``: pixels, places in the flat frame; ``unlike``: bins, places in the flat level.
+    """
+    y, x = np.unravel_index(struck, seen.frame.shape)
+    inside = (y < view.mean.shape[0] * level.factor) & (x < view.mean.shape[1] * level.factor)
+    bins = (y[inside] // level.factor, x[inside] // level.factor)
+    mean = (seen.fine if struck.size else view.mean).copy()
+    usable = view.usable.copy()
+    usable[bins] = 0
+    usable.ravel()[unlike] = 0
+    mean[usable == 0] = 0.0
+    return LevelView(mean, usable, lost_bins(level.usable, usable))
+
+
+def _solve(view: LevelView, reference: Reference, start: Array) -> Solved | None:
+    """Displacement, slope of steps, the fit about the nearest whole pixel, the bins it used."""
+    u = start
     limit = reference.max_shift_px + 2 * reference.levels[0].factor
     for _ in range(MAX_STEPS):
-        linear = _linear_step(mean, usable, reference, near)
-        slope = _slope(mean, usable, reference, near)
-        if linear is None or slope is None:
+        near = _nearest(u, 1)
+        fit = refinement.fit_linear(reference.levels[-1], near, view)
+        if fit is None:
             return None
-        step = np.linalg.solve(slope, linear)
-        if np.all(np.abs(step) <= 0.6):
-            return near, slope
-        moved = np.array(near) + np.clip(step, -2.0, 2.0)
-        if np.any(np.abs(moved) > limit):
+        step = reference.unslope @ fit.step
+        if np.abs(step).max() <= LARGEST_STEP_PX:
+            if reference.points > 1:
+                return _between(view, reference, near + step)
+            u = near + refinement.cubic_inverse(step, reference.cubic)
+            return u, reference.slope, fit, view
+        u = near + np.clip(step, -2.0, 2.0)
+        if np.abs(u).max() > limit:
             return None
-        near = _nearest(moved, 1)
     return None
 
 
-def _linear_step(
-    mean: Float32, usable: Float32, reference: Reference, near: tuple[int, int]
-) -> Array | None:
-    fit = refinement.fit_linear(mean, usable, reference.levels[-1], near)
-    return None if fit is None or not np.all(np.isfinite(fit.step)) else fit.step
-
-
-def _slope(
-    mean: Float32, usable: Float32, reference: Reference, near: tuple[int, int]
-) -> Array | None:
-    """Linear step per true displacement: as predicted, or measured between whole pixels."""
-    if not reference.noisy:
-        return reference.slope
-    columns = []
-    for axis in range(2):
-        steps = []
-        for sign in (-1, 1):
-            beside = (near[0] + sign * (axis == 0), near[1] + sign * (axis == 1))
-            steps.append(_linear_step(mean, usable, reference, beside))
-        before, after = steps
-        if before is None or after is None:
-            return None
-        columns.append(0.5 * (before - after))
-    slope = np.stack(columns, axis=1)
-    lowest = float(np.linalg.eigvalsh(0.5 * (slope + slope.T))[0])
-    return slope if lowest > LEAST_SLOPE else None
-
-
-def _solve(
-    mean: Float32,
-    usable: Float32,
-    reference: Reference,
-    near: tuple[int, int],
-    slope: Array,
-) -> tuple[Array, LinearFit, Level] | None:
-    """Displacement, the fit about it, and the regressors of that fit."""
-    level = reference.levels[-1]
-    fit = refinement.fit_linear(mean, usable, level, near)
-    if fit is None or not np.all(np.isfinite(fit.step)):
-        return None
-    step = np.clip(np.linalg.solve(slope, fit.step), -1.0, 1.0)
-    # A slope measured between whole pixels has the cubic term in it already.
-    step = step if reference.noisy else refinement.cubic_inverse(step, reference.cubic)
-    u = np.array(near) + step
-    if not reference.narrow:
-        return u, fit, level
+def _between(view: LevelView, reference: Reference, start: Array) -> Solved | None:
+    """Where the step vanishes between whole pixels."""
+    u, patch = start, None
     for _ in range(MAX_STEPS):
-        about = levels.displaced(level, u)
-        fit = refinement.fit_linear(mean, usable, about, (0, 0))
-        if fit is None or not np.all(np.abs(fit.step) < 1.0):
+        corner = (int(np.floor(u[0])), int(np.floor(u[1])))
+        # An answer on a whole pixel may be interpolated from either side.
+        if patch is None or np.abs(u - patch.corner - 0.5).max() > 0.5 + SAME_SIDE_PX:
+            patch = patch_around(reference.levels[-1], corner, reference.points, view)
+        fit, slope = refinement.solve(patch.at(u), corner), refinement.slope_at(patch, u)
+        if fit is None or slope is None:
             return None
-        step = np.linalg.solve(slope, fit.step)
-        u = u + step
-        if np.all(np.abs(step) < STEP_PX):
-            return u, fit, about
+        if np.linalg.eigvalsh(0.5 * (slope + slope.T))[0] < LEAST_SLOPE:
+            return None
+        move = np.clip(np.linalg.solve(slope, fit.step), -1.0, 1.0)
+        if np.abs(move).max() < STEP_PX:
+            near = _nearest(u, 1)
+            theta = fit.theta.copy()
+            theta[4:6] = -theta[0] * (u - near)
+            return u, slope, replace(fit, displacement=near, theta=theta), patch.seen
+        u = u + move
+        if np.abs(u - start).max() > 2.0:
+            return None
     return None
 
 
-def _bin_noise(seen: Observation, reference: Reference) -> tuple[float, float, float, float]:
+def expected_residual(fit: LinearFit, seen: Observation, reference: Reference) -> float:
+    """Weighted sum of squared residuals that noise alone would leave."""
     gain, read_noise = reference.settings.noise
     pixels = reference.levels[-1].factor ** 2
     # What of the frame's mean brings photon noise is known where the reference has no pedestal.
-    counted = reference.offset - reference.pedestal if reference.pedestal > 0.0 else seen.offset
+    counted = reference.offset - reference.pedestal if reference.pedestal > 0.0 else seen.pedestal
+    weights = fit.moments.normal[1]
+    counts = float(fit.theta[:4] @ weights[:4]) + counted * weights[1]
     typical = gain * max(counted, 0.0) + read_noise**2
-    smallest = max(0.05 * typical, 1e-30)
-    return counted, gain / pixels, read_noise**2 / pixels, smallest / pixels
+    variance = gain * counts + read_noise**2 * weights[1]
+    return float(max(variance, 0.05 * typical * weights[1], 1e-30)) / pixels

@@ -16,14 +16,14 @@ D. Padfield, IEEE Trans. Image Process. 21(5), 2706 (2012), doi:10.1109/TIP.2011
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from stillstack.kernels.compiling import compiled
+from stillstack.kernels.compiling import compiled, compiled_sums, locked
 
 Pair = tuple[int, int]
 
@@ -139,23 +139,38 @@ def _centred(image: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float6
 
 
 @dataclass(frozen=True, eq=False)
+class Transforms:
+    """Conjugate transforms of a reference's valid bins, image and squared image."""
+
+    size: Pair
+    valid: NDArray[np.complex64]
+    image: NDArray[np.complex64]
+    square: NDArray[np.complex64]
+
+
+@dataclass(frozen=True, eq=False)
 class Search:
     """A reference made ready for many searches within ``radius`` bins.
 
     ``overlap``, ``sums`` and ``squares`` are the terms that do not depend on a frame whose
-    valid pixels are the static ones.
+    valid pixels are the static ones. ``image`` and ``valid`` are laid out for direct sums; a wide
+    window is searched by ``transforms``.
     """
 
     radius: int
-    size: Pair
     shape: Pair
-    valid_t: NDArray[np.complex64]
-    image_t: NDArray[np.complex64]
-    square_t: NDArray[np.complex64]
+    image: NDArray[np.float32]
+    valid: NDArray[np.float32]
+    transforms: Transforms | None
     overlap: NDArray[np.float32]
     sums: NDArray[np.float32]
     squares: NDArray[np.float32]
     min_overlap: float
+
+
+# Products of direct sums that take as long as the transforms of an image of 256x256.
+_DIRECT_PRODUCTS = 6e6
+_PART = 2048
 
 
 def prepare_search(
@@ -164,8 +179,10 @@ def prepare_search(
     frame_valid: NDArray[np.bool_],
     radius: int,
     overlap_ratio: float,
+    *,
+    direct: bool | None = None,
 ) -> Search:
-    """Transforms and sums of a reference level for :func:`search`.
+    """Sums, and transforms where they pay, of a reference level for :func:`search`.
 
     Parameters
     ----------
@@ -179,42 +196,32 @@ def prepare_search(
         Largest displacement along each axis, bins.
     overlap_ratio
         Displacements with a smaller fraction of the largest overlap are not considered.
+    direct
+        Whether sums are made directly; None: whichever is faster.
     """
-    # Padding by the radius is enough: what wraps around lies outside the window.
-    n_y, n_x = image.shape
-    size = (
-        fft.next_fast_len(n_y + radius, real=True),
-        fft.next_fast_len(n_x + radius, real=True),
-    )
-
-    def conjugate(a: NDArray[Any]) -> NDArray[np.complex64]:
-        return np.conj(fft.rfft2(a.astype(np.float32), size))  # type: ignore[no-any-return]
-
-    valid_t, image_t = conjugate(valid), conjugate(image)
-    square_t = conjugate(image * image)
-    q_t = fft.rfft2(frame_valid.astype(np.float32), size)
-    overlap = np.rint(_window(valid_t, q_t, size, radius))
-    return Search(
+    if direct is None:
+        direct = (2 * radius + 1) ** 2 * image.size <= _DIRECT_PRODUCTS
+    transforms = None if direct else _transforms(image, valid, radius)
+    nothing = np.zeros((1, 1), np.float32)
+    blank = Search(
         radius,
-        size,
-        (n_y, n_x),
-        valid_t,
-        image_t,
-        square_t,
-        overlap,
-        _window(image_t, q_t, size, radius),
-        _window(square_t, q_t, size, radius),
-        overlap_ratio * float(overlap.max()),
+        (image.shape[0], image.shape[1]),
+        _margined(image, radius, 0),
+        _margined(valid.astype(np.float32), radius, 0),
+        transforms,
+        nothing,
+        nothing,
+        nothing,
+        0.0,
     )
-
-
-def _window(
-    a: NDArray[np.complex64], b: NDArray[np.complex64], size: Pair, radius: int
-) -> NDArray[np.float32]:
-    """The correlation at displacements from -radius to radius along each axis."""
-    full = fft.irfft2(a * b, size)
-    lags = np.arange(-radius, radius + 1)
-    return full[np.ix_(lags, lags)]  # type: ignore[no-any-return]
+    overlap, sums, squares = _own_sums(frame_valid, blank)
+    return replace(
+        blank,
+        overlap=overlap,
+        sums=sums,
+        squares=squares,
+        min_overlap=overlap_ratio * float(overlap.max()),
+    )
 
 
 def search(
@@ -231,33 +238,132 @@ def search(
     prepared
         The reference, from :func:`prepare_search`.
     is_static
-        True where ``valid`` is the static array that ``prepared`` was made with: two forward
-        and three inverse transforms, against three and six.
+        True where ``valid`` is the static array that ``prepared`` was made with: half the terms
+        are known then.
 
     Returns
     -------
     ndarray, float64 (2 radius + 1, 2 radius + 1)
         NaN where the overlap is too small. Index ``i`` stands for u = i - radius.
     """
-    size, radius = prepared.size, prepared.radius
-    m_t = fft.rfft2(frame, size)
-    mm_t = fft.rfft2(frame * frame, size)
     overlap, sums, squares = prepared.overlap, prepared.sums, prepared.squares
     if not is_static:
-        q_t = fft.rfft2(valid.astype(np.float32), size)
-        overlap = np.rint(_window(prepared.valid_t, q_t, size, radius))
-        sums = _window(prepared.image_t, q_t, size, radius)
-        squares = _window(prepared.square_t, q_t, size, radius)
+        overlap, sums, squares = _own_sums(valid, prepared)
+    if prepared.transforms is None:
+        found = _lagged(prepared, frame, squared=False)
+        product, frame_sums, frame_squares = found[0], found[1], found[2]
+    else:
+        own, radius = prepared.transforms, prepared.radius
+        once, twice = (fft.rfft2(a, own.size) for a in (frame, frame * frame))
+        product = _window(own.image, once, own.size, radius)
+        frame_sums = _window(own.valid, once, own.size, radius)
+        frame_squares = _window(own.valid, twice, own.size, radius)
     return _ncc(
-        overlap,
-        (sums, squares),
-        (
-            _window(prepared.valid_t, m_t, size, radius),
-            _window(prepared.valid_t, mm_t, size, radius),
-        ),
-        _window(prepared.image_t, m_t, size, radius),
-        prepared.min_overlap,
+        overlap, (sums, squares), (frame_sums, frame_squares), product, prepared.min_overlap
     )
+
+
+def _own_sums(
+    frame_valid: NDArray[np.bool_], prepared: Search
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Overlap, and sums of the reference and its square over a frame's valid bins."""
+    q = frame_valid.astype(np.float32)
+    if prepared.transforms is None:
+        found = _lagged(prepared, q, squared=True)
+        return np.rint(found[1]), found[0], found[2]
+    own, radius = prepared.transforms, prepared.radius
+    q_t = fft.rfft2(q, own.size)
+    return (
+        np.rint(_window(own.valid, q_t, own.size, radius)),
+        _window(own.image, q_t, own.size, radius),
+        _window(own.square, q_t, own.size, radius),
+    )
+
+
+def _transforms(image: NDArray[np.float32], valid: NDArray[np.bool_], radius: int) -> Transforms:
+    # Padding by the radius is enough: what wraps around lies outside the window.
+    size = (
+        fft.next_fast_len(image.shape[0] + radius, real=True),
+        fft.next_fast_len(image.shape[1] + radius, real=True),
+    )
+    conjugates = [
+        np.conj(fft.rfft2(a.astype(np.float32), size)) for a in (valid, image, image * image)
+    ]
+    return Transforms(size, *conjugates)
+
+
+def _window(
+    a: NDArray[np.complex64], b: NDArray[np.complex64], size: Pair, radius: int
+) -> NDArray[np.float32]:
+    """The correlation at displacements from -radius to radius along each axis."""
+    full = fft.irfft2(a * b, size)
+    lags = np.arange(-radius, radius + 1)
+    return full[np.ix_(lags, lags)]  # type: ignore[no-any-return]
+
+
+def _margined(image: NDArray[np.float32], across: int, around: int) -> NDArray[np.float32]:
+    """Image as one row after the other, zeros between them and around the whole.
+
+    A displacement is then an offset in the flat array: one long inner product each.
+    """
+    n_y, n_x = image.shape
+    stride = n_x + across
+    flat = np.zeros((n_y + 2 * around) * stride + 2 * around, np.float32)
+    first = around * stride + around
+    flat[first : first + n_y * stride].reshape(n_y, stride)[:, :n_x] = image
+    return flat
+
+
+def _lagged(prepared: Search, frame: NDArray[np.float32], *, squared: bool) -> NDArray[np.float32]:
+    """Sums (3, lags, lags) of f m, p m and p m^2, or of f^2 m where ``squared``."""
+    radius = prepared.radius
+    out = np.zeros((3, 2 * radius + 1, 2 * radius + 1), np.float32)
+    stride = prepared.shape[1] + radius
+    lag_sums = _lag_sums_squared if squared else _lag_sums
+    padded = _margined(frame, radius, radius)
+    lag_sums(locked(prepared.image), locked(prepared.valid), locked(padded), stride, radius, out)
+    return out
+
+
+@compiled_sums
+def _lag_sums(image, valid, frame, stride, radius, out):  # type: ignore[no-untyped-def]
+    origin = radius * stride + radius
+    # A part at a time, so that it stays in the first cache for all displacements.
+    for first in range(0, image.size, _PART):
+        f, p = image[first : first + _PART], valid[first : first + _PART]
+        for dy in range(-radius, radius + 1):
+            for dx in range(-radius, radius + 1):
+                start = origin + first + dy * stride + dx
+                m = frame[start : start + f.size]
+                product = total = square = np.float32(0.0)
+                for i in range(f.size):
+                    product += f[i] * m[i]
+                    weighted = p[i] * m[i]
+                    total += weighted
+                    square += weighted * m[i]
+                out[0, radius + dy, radius + dx] += product
+                out[1, radius + dy, radius + dx] += total
+                out[2, radius + dy, radius + dx] += square
+
+
+@compiled_sums
+def _lag_sums_squared(image, valid, frame, stride, radius, out):  # type: ignore[no-untyped-def]
+    origin = radius * stride + radius
+    for first in range(0, image.size, _PART):
+        f, p = image[first : first + _PART], valid[first : first + _PART]
+        for dy in range(-radius, radius + 1):
+            for dx in range(-radius, radius + 1):
+                start = origin + first + dy * stride + dx
+                m = frame[start : start + f.size]
+                product = total = square = np.float32(0.0)
+                for i in range(f.size):
+                    weighted = f[i] * m[i]
+                    product += weighted
+                    square += weighted * f[i]
+                    total += p[i] * m[i]
+                out[0, radius + dy, radius + dx] += product
+                out[1, radius + dy, radius + dx] += total
+                out[2, radius + dy, radius + dx] += square
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels.compiling import compiled, compiled_sums, locked
+from stillstack.kernels.compiling import compiled, locked
 
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
+Flags = NDArray[np.uint8]
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,31 +25,47 @@ class Level:
     factor
         Side of a bin, px.
     images
-        float32 (3, banks, banks, y, x): the smoothed image less its mean, and its gradient in
-        counts per px. ``images[:, r, s]`` is binned after moving the image by (r, s) px.
-    weight
-        float32 (banks, banks, y, x): inverse variance of a bin of one frame, 0 off the support.
-    frame_count
-        int32: pixels of each of the frame's bins that are valid in every frame.
+        float32 (4, banks, banks, y, x), binned after moving the reference by (r, s) px: the root
+        of the weight (inverse variance of a bin of one frame), and that root times the smoothed
+        image less its mean and times its gradient along y and x in counts per px. All 0 off the
+        support. A frame's bins times the root have unit noise, so each product with them is one
+        term of the least squares.
+    usable
+        uint8 (y, x): bins of a frame that count in every frame.
+    inverse
+        float32 (y, x): one over the number of the finest level's bins in each; 0 where not usable.
+    scale
+        True displacement per step of the linear model, along y and x: at a coarse level binning
+        flattens the gradient.
+    plain
+        float32 (banks, banks, y, x): the smoothed image as it is, where it has to be interpolated.
+    inner
+        uint8 (banks, banks, y, x): bins on the support. Regressors reach `Reference.points` / 2
+        pixels further, for interpolation.
+    normals, patches
+        Normal matrices that were needed so far: for frames whose bins are the usable ones they
+        depend on the whole-pixel displacement alone.
     """
 
     factor: int
     images: Float32
-    weight: Float32
-    frame_count: NDArray[np.int32]
+    usable: Flags
+    inverse: Float32
+    scale: Array
+    plain: Float32
+    inner: Flags
+    normals: dict[Pair, tuple[Array, int]] = field(default_factory=dict)
+    patches: dict[Pair, tuple[Array, int]] = field(default_factory=dict)
 
     @property
     def banks(self) -> int:
         """Whole-pixel offsets per axis for which regressors are kept."""
-        return int(self.weight.shape[0])
+        return int(self.images.shape[1])
 
-
-def bank_of(level: Level, displacement: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Which bank holds a displacement, and by how many whole bins to move it."""
-    (q_y, r_y), (q_x, r_x) = (divmod(u, level.factor) for u in displacement)
-    if level.banks == 1:
-        return (0, 0), (q_y, q_x)
-    return (r_y, r_x), (q_y, q_x)
+    def place(self, displacement: Pair) -> tuple[int, int, int, int]:
+        """Bank (y, x) that holds a whole-pixel displacement, and by how many bins to move it."""
+        (q_y, r_y), (q_x, r_x) = (divmod(int(u), self.factor) for u in displacement)
+        return (0, 0, q_y, q_x) if self.banks == 1 else (r_y, r_x, q_y, q_x)
 
 
 @compiled
@@ -92,20 +111,28 @@ def bin_banks(
     whole = np.zeros((banks, banks, n_y, n_x), np.bool_)
     for r_y in range(banks):
         for r_x in range(banks):
+            here, flags = locked(solid), whole[r_y, r_x]
             for k, image in enumerate(images):
+                _bin_displaced(locked(image), here, factor, r_y, r_x, out[k, r_y, r_x], flags)
+            if not images:
+                nothing = np.zeros(solid.shape)
                 _bin_displaced(
-                    locked(image),
-                    locked(solid),
-                    factor,
-                    r_y,
-                    r_x,
-                    out[k, r_y, r_x],
-                    whole[r_y, r_x],
+                    nothing, here, factor, r_y, r_x, np.empty(flags.shape, np.float32), flags
                 )
     return out, whole
 
 
-def bin_weights(variance: Float32, whole: NDArray[np.bool_], factor: int) -> Float32:
+def bin_moved(
+    image: Array, solid: NDArray[np.bool_], factor: int, by: Pair
+) -> tuple[Float32, NDArray[np.bool_]]:
+    """Image moved by whole pixels, then binned; which bins are wholly solid."""
+    shape = (solid.shape[0] // factor, solid.shape[1] // factor)
+    out, whole = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
+    _bin_displaced(locked(image), locked(solid), factor, *by, out, whole)
+    return out, whole
+
+
+def bin_weights(variance: NDArray[Any], whole: NDArray[np.bool_], factor: int) -> Float32:
     """Inverse variance of a bin of one frame, 0 where the bin is not on the support.
 
     Parameters
@@ -121,87 +148,10 @@ def bin_weights(variance: Float32, whole: NDArray[np.bool_], factor: int) -> Flo
     return np.where(whole, factor**2 / safe, 0.0).astype(np.float32)
 
 
-@compiled_sums
-def _displace(images, bank_y, bin_y, tap_y, bank_x, bin_x, tap_x, out):  # type: ignore[no-untyped-def]
-    """Separable interpolation, row by row: along y once for each bank along x, then along x."""
-    n_y, n_x = out.shape[1:]
-    rows, columns = images.shape[3], images.shape[4]
-    banks = images.shape[2]
-    along_y = np.empty((banks, columns), np.float32)
-    used = np.zeros(banks, np.bool_)
-    for t in range(bank_x.size):
-        used[bank_x[t]] = True
-    for k in range(out.shape[0]):
-        for j in range(n_y):
-            for bank in range(banks):
-                if not used[bank]:
-                    continue
-                total = along_y[bank]
-                for i in range(columns):
-                    total[i] = np.float32(0.0)
-                for t in range(bank_y.size):
-                    row = j - bin_y[t]
-                    if row < 0 or row >= rows:
-                        continue
-                    tap = np.float32(tap_y[t])
-                    source = images[k, bank_y[t], bank, row]
-                    for i in range(columns):
-                        total[i] += tap * source[i]
-            target = out[k, j]
-            for i in range(n_x):
-                target[i] = np.float32(0.0)
-            for t in range(bank_x.size):
-                shift = bin_x[t]
-                first, last = max(0, shift), min(n_x, columns + shift)
-                tap = np.float32(tap_x[t])
-                source = along_y[bank_x[t]]
-                for i in range(first, last):
-                    target[i] += tap * source[i - shift]
-
-
-def displaced(level: Level, displacement: Array) -> Level:
-    """The finest level moved by a fraction of a pixel too, on the frames' own bins.
-
-    The smoothed reference is interpolated, six points a side, never the frame: a second step
-    about the answer of the first then has nothing left to expand.
-
-    Parameters
-    ----------
-    level
-        The finest level of a reference.
-    displacement
-        Where the scene has moved, px (y, x).
-    """
-    whole = np.floor(displacement).astype(int)
-    fraction = displacement - whole
-    six = range(-2, 4)
-    images = _moved(level, level.images, whole, six, [_lagrange(t) for t in fraction])
-    # The weights have to move along: standing still, they would favour one side of each feature.
-    linear = [np.array([1.0 - t, t]) for t in fraction]
-    weight = _moved(level, level.weight[None], whole, range(2), linear)
-    nearest = np.rint(displacement).astype(int)
-    one = [np.ones(1)] * 2
-    support = _moved(level, level.weight[None], nearest, range(1), one)
-    weight[support == 0.0] = 0.0
-    return Level(level.factor, images[:, None, None], weight[None], level.frame_count)
-
-
-def _moved(
-    level: Level, images: Float32, whole: NDArray[np.int_], offsets: range, taps: list[Array]
-) -> Float32:
-    """Images interpolated at ``whole`` plus each of the offsets, weighted with the taps."""
-    (q_y, r_y), (q_x, r_x) = (
-        np.divmod(whole[axis] + np.arange(offsets.start, offsets.stop), level.factor)
-        for axis in range(2)
-    )
-    out = np.empty((images.shape[0], *level.frame_count.shape), np.float32)
-    _displace(locked(images), r_y, q_y, taps[0], r_x, q_x, taps[1], out)
+def whitened(images: Float32, weight: Float32) -> Float32:
+    """Regressors as a level keeps them: the root of the weight, and each image times it."""
+    root = np.sqrt(weight)
+    out = np.empty((1 + len(images), *root.shape), np.float32)
+    out[0] = root
+    np.multiply(images, root, out=out[1:])
     return out
-
-
-def _lagrange(t: float) -> Array:
-    """Weights of six points at -2 ... 3 for the value at ``t`` in [0, 1)."""
-    points = np.arange(-2.0, 4.0)
-    return np.array(
-        [np.prod([(t - q) / (p - q) for q in points if q != p]) for p in points], np.float64
-    )

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from stillstack.errors import InputError
 from stillstack.kernels import pyramid
-from stillstack.kernels.levels import Array
+from stillstack.kernels.levels import Array, Flags, Float32
+from stillstack.kernels.moments import LevelView, lost_bins
 from stillstack.kernels.reference import Reference
-from stillstack.kernels.validity import FrameValidity, value_validity
+from stillstack.kernels.validity import value_validity
 from stillstack.model import Status
 
 # Which pixels near a saturated one stay under the limit depends on their noise: none is used.
@@ -21,76 +22,130 @@ SATURATION_GROWS_PX = 2
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """A frame's pyramid."""
+    """A frame as registration looks at it.
+
+    Parameters
+    ----------
+    frame
+        Contiguous, native.
+    own_valid, static_valid
+        A pixel is valid where both are set.
+    pedestal
+        Whole counts that its bins are less.
+    fine
+        Bins of the finest level, whatever their brightness.
+    brighter
+        Whether some of them are brighter than anything of the scene: struck.
+    levels
+        From coarse to fine; in these, bins that are too bright are cut down.
+    static
+        Whether the bins that count are those of every frame.
+    status
+        Bits that are known already.
+    """
 
     frame: NDArray[Any]
-    validity: FrameValidity
-    offset: float
-    fine: NDArray[np.float32]
-    usable: NDArray[np.float32]
-    clipped: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
-    coarse: NDArray[np.float32]
-    coarse_valid: NDArray[np.bool_]
-    static_coarse: bool
+    own_valid: NDArray[np.bool_]
+    static_valid: NDArray[np.bool_]
+    pedestal: float
+    fine: Float32
+    brighter: bool
+    levels: tuple[LevelView, ...]
+    static: bool
     status: int
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Valid pixels."""
+        return self.own_valid & self.static_valid
 
 
 def observe(
     frame: NDArray[Any], reference: Reference, valid: NDArray[np.bool_] | None
 ) -> Observation | int:
     """Valid pixels and pyramid of a frame, or the status of one without any content."""
-    frame, static = as_frame(frame, reference, valid)
-    validity = value_validity(frame, static, reference.settings.rules, grow_px=SATURATION_GROWS_PX)
-    status = (Status.SATURATED if validity.n_saturated else 0) | (
-        Status.NON_FINITE if validity.n_non_finite else 0
-    )
-    least = reference.settings.min_overlap * np.count_nonzero(reference.valid)
-    if np.count_nonzero(validity.valid) < max(least, 1):
-        return int(status | Status.LOW_OVERLAP)
-    values = frame[validity.valid] if not validity.is_static else frame
-    if values.min() == values.max() or _is_blank(frame, validity.valid):
-        return int(status | Status.BLANK)
+    frame, own = as_frame(frame, reference, valid)
     level = reference.levels[-1]
-    is_static = validity.is_static and valid is None
-    offset = pyramid.rough_mean(frame, validity.valid)
-    fine, count = pyramid.bin_frame(
-        frame,
-        validity.valid,
-        level.factor,
-        offset,
-        count=level.frame_count if is_static else None,
-    )
-    clipped = np.minimum(fine, np.float32(_ceiling(fine, count, offset, reference)))
-    levels, mean, number = [], clipped, count
-    for coarser in reversed(reference.levels):
-        if coarser.factor > level.factor:
-            mean, number = pyramid.halve(mean, number)
-            whole = number >= 0.5 * coarser.factor**2
-        else:
-            whole = number == coarser.factor**2
-        levels.append((mean, whole.astype(np.float32)))
-    enough = number >= 0.5 * reference.levels[0].factor ** 2
-    if not enough.any():
+    own_level = pyramid.typical_level(frame, reference.frame_valid, own)
+    pedestal = float(np.floor(own_level))
+    fine, usable, own, status = _binned(frame, own, pedestal, reference)
+    n_usable = reference.n_usable if usable is level.usable else int(np.count_nonzero(usable))
+    least = reference.settings.min_overlap * reference.n_valid
+    if n_usable * level.factor**2 < max(least, 1):
         return int(status | Status.LOW_OVERLAP)
-    centred = np.where(enough, mean - mean[enough].mean(dtype=np.float64), 0.0)
+    if pyramid.is_flat(fine, usable) and _is_blank(frame, reference.frame_valid & own):
+        return int(status | Status.BLANK)
+    ceiling = np.float32(_ceiling(own_level, reference) - pedestal)
+    brighter = bool(pyramid.exceeds(fine, ceiling))
+    mean = np.minimum(fine, ceiling) if brighter else fine
+    static = usable is level.usable
+    levels = _levels(mean, usable, reference, static=static)
+    if not static and not levels[0].usable.any():
+        return int(status | Status.LOW_OVERLAP)
     return Observation(
-        frame,
-        validity,
-        offset,
-        fine,
-        levels[0][1],
-        tuple(reversed(levels)),
-        centred.astype(np.float32),
-        enough,
-        is_static,
-        int(status),
+        frame, own, reference.frame_valid, pedestal, fine, brighter, levels, static, int(status)
     )
+
+
+def _binned(
+    frame: NDArray[Any], valid: NDArray[np.bool_], pedestal: float, reference: Reference
+) -> tuple[Float32, Flags, NDArray[np.bool_], int]:
+    """Bins of the finest level, those that count, valid pixels, status.
+
+    Whatever the common case needs is found in one pass; only a frame with values out of limits
+    is looked at again, pixel by pixel.
+    """
+    rules, level = reference.settings.rules, reference.levels[-1]
+    low, high = rules.limits(frame.dtype)
+    static = reference.frame_valid
+    usable = level.usable
+    if valid is static and not reference.filled:
+        fine, highest = pyramid.bin_plain(frame, pedestal, level.factor, usable)
+    else:
+        fine, usable, highest = pyramid.bin_filled(frame, static, valid, pedestal, level.factor)
+    inside = highest is not None and low <= 0.0 and highest <= high
+    if not rules.equal and (inside or not pyramid.n_outside(frame, static, valid, (low, high))):
+        return fine, _same(usable, level.usable, valid is static), valid, 0
+    found = value_validity(frame, static & valid, rules, grow_px=SATURATION_GROWS_PX)
+    status = (Status.SATURATED if found.n_saturated else 0) | (
+        Status.NON_FINITE if found.n_non_finite else 0
+    )
+    fine, usable, _ = pyramid.bin_filled(frame, static, found.valid, pedestal, level.factor)
+    return fine, _same(usable, level.usable, found.is_static), found.valid, int(status)
+
+
+def _same(usable: Flags, static: Flags, certain: bool) -> Flags:
+    """The reference's own array where the bins are the same: that says so by being it."""
+    return static if certain or np.array_equal(usable, static) else usable
+
+
+def _levels(
+    mean: Float32, usable: Flags, reference: Reference, *, static: bool
+) -> tuple[LevelView, ...]:
+    """The frame at each level of the reference, from coarse to fine."""
+    finest = reference.levels[-1]
+    coarser = reference.levels[-2::-1]
+    nothing = np.empty(0, np.int64)
+    lost = nothing if static else lost_bins(finest.usable, usable)
+    found = [LevelView(mean, usable, lost)]
+    inverses = (
+        [level.inverse for level in coarser]
+        if static
+        else pyramid.inverse_counts(usable, len(coarser))
+    )
+    total = mean
+    for level, inverse in zip(coarser, inverses, strict=True):
+        total, scaled = pyramid.halve(total, inverse)
+        counts = level.usable if static else (inverse > 0.0).astype(np.uint8)
+        missing = nothing if static else lost_bins(level.usable, counts)
+        found.append(LevelView(scaled, counts, missing))
+    return tuple(reversed(found))
 
 
 def as_frame(
     frame: NDArray[Any], reference: Reference, valid: NDArray[Any] | None
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Frame as a native array of numbers that kernels know, and its statically valid pixels.
+    """Frame as a native array of numbers that kernels know, and the valid pixels it came with.
 
     Raises
     ------
@@ -119,31 +174,25 @@ def as_frame(
     elif not frame.dtype.isnative:
         frame = frame.astype(frame.dtype.newbyteorder("="))
     frame = np.ascontiguousarray(frame)
-    return frame, static if valid is None else static & np.asarray(valid).astype(bool)
+    if valid is None:
+        return frame, static
+    return frame, np.ascontiguousarray(np.asarray(valid).astype(bool, copy=False))
 
 
 def _is_blank(frame: NDArray[Any], valid: NDArray[np.bool_]) -> bool:
-    """Whether all valid pixels hold one value. Most frames are told apart by a few pixels."""
-    step = max(1, frame.shape[0] // 16)
-    few = frame[::step][valid[::step]]
-    if few.size and few.min() != few.max():
-        return False
+    """Whether all valid pixels hold one value."""
     values = frame[valid]
-    return bool(values.min() == values.max())
+    return not values.size or bool(values.min() == values.max())
 
 
-def _ceiling(
-    fine: NDArray[np.float32], count: NDArray[np.int32], offset: float, reference: Reference
-) -> float:
-    """Value, less the offset, that no bin of the scene reaches: struck bins are cut down to it."""
-    sample = fine[::4, ::4][count[::4, ::4] > 0]
-    own = float(np.median(sample)) + offset if sample.size else offset
+def _ceiling(own: float, reference: Reference) -> float:
+    """Value that no bin of the scene reaches, counts: struck bins are cut down to it."""
     scale = max(own / reference.offset, 1.0) if reference.offset > 0.0 and own > 0.0 else 1.0
     gain, read_noise = reference.settings.noise
     highest = 1.5 * scale * max(reference.ceiling, 0.0)
     bin_pixels = reference.levels[-1].factor ** 2
     noise = np.sqrt((gain * (highest + max(own, 0.0)) + read_noise**2) / bin_pixels)
-    return max(highest, own) + 10.0 * float(noise) - offset
+    return max(highest, own) + 10.0 * float(noise)
 
 
 def struck_pixels(
@@ -160,7 +209,7 @@ def struck_pixels(
     oy, ox = np.divmod(np.arange(factor**2), factor)
     y, x = y0[:, None] + oy, x0[:, None] + ox
     values = seen.frame[y, x].astype(np.float64)
-    usable = seen.validity.valid[y, x]
+    usable = seen.valid[y, x]
     if factor == 1:
         ordinary = _around(seen, y0, x0)[:, None]
     else:
@@ -168,9 +217,7 @@ def struck_pixels(
     expected = np.maximum(ordinary, 0.0)
     sigma = np.sqrt(gain * expected + read_noise**2)
     excess = values - ordinary
-    hit = (
-        (excess > 8.0 * sigma + 10.0 * gain) & (excess > 1.5 * expected) & seen.validity.valid[y, x]
-    )
+    hit = (excess > 8.0 * sigma + 10.0 * gain) & (excess > 1.5 * expected) & seen.valid[y, x]
     return np.ravel_multi_index((y[hit], x[hit]), seen.frame.shape).astype(np.int64)
 
 
@@ -180,9 +227,7 @@ def _around(seen: Observation, y: NDArray[np.intp], x: NDArray[np.intp]) -> Arra
     neighbours = []
     for j, i in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
         at = (np.clip(y + j, 0, n_y - 1), np.clip(x + i, 0, n_x - 1))
-        neighbours.append(
-            np.where(seen.validity.valid[at], seen.frame[at].astype(np.float64), np.nan)
-        )
+        neighbours.append(np.where(seen.valid[at], seen.frame[at].astype(np.float64), np.nan))
     return _median(np.stack(neighbours, axis=1))
 
 

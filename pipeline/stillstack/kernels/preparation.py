@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.errors import InputError
-from stillstack.kernels import smoothing
+from stillstack.kernels import pyramid, smoothing
 from stillstack.kernels.correlation import Search, prepare_search
 from stillstack.kernels.denoising import Denoised, denoise, is_narrow, pedestal_of, products
-from stillstack.kernels.levels import Array, Level, bin_banks, bin_weights
-from stillstack.kernels.pyramid import count_valid
+from stillstack.kernels.levels import (
+    Array,
+    Level,
+    bin_banks,
+    bin_moved,
+    bin_weights,
+    whitened,
+)
+from stillstack.kernels.moments import LevelView, lost_bins
 from stillstack.kernels.reference import Reference, Settings, digest_of
-from stillstack.kernels.validity import ValueRules
+from stillstack.kernels.refinement import fit_linear
+from stillstack.kernels.validity import ValueRules, grown
 
 SEARCH_PX = 256
+MIN_SEARCH_PX = 32
+# Interpolating the reference takes three pixels on either side of a fraction of one.
+TAPS_PX = 4
+# A coarser level serves for the search if it keeps this part of what tells where the scene is.
+PLACING_KEPT = 0.5
+# Interpolating between four points is off by this, times the fourth power of the features'
+# spatial frequency, px.
+FOUR_POINTS_BIAS = 0.05
+FOUR_POINTS_LIMIT_PX = 5e-4
 # The coarsest level whose predicted standard deviation is within 2.5 % of full resolution.
 INFORMATION_KEPT = 0.95
-TAPS_PX = 4
+_NOTHING = np.zeros((1, 1, 0, 0), np.float32)
+_NOWHERE = np.zeros((1, 1, 0, 0), np.uint8)
 # Above this part of noise in the squared gradients, what is believed about it matters.
 NOISE_PART = 0.05
 
@@ -111,10 +130,11 @@ def prepare_reference(
     filled = smoothing.fill_invalid(np.where(valid, image.astype(np.float64) - offset, 0.0), valid)
     pedestal = pedestal_of(filled, valid, offset, settings)
     denoised = denoise(filled, valid, offset - pedestal, settings)
-    coarsest = _coarsest_factor(image.shape)
+    coarsest = _search_factor(denoised, valid, frame_valid, settings.max_shift_px)
     factor = _refinement_factor(denoised, frame_valid, coarsest)
-    levels = _levels(denoised, frame_valid, factor, coarsest)
-    search, ceiling = _coarse(filled, valid, frame_valid, coarsest, factor, settings)
+    points = _points_of(denoised)
+    levels = _levels(denoised, frame_valid, (factor, coarsest), points)
+    search, ceiling = _coarse(filled, valid, levels[0].usable, coarsest, factor, settings)
     return Reference(
         image=image,
         valid=valid,
@@ -129,10 +149,22 @@ def prepare_reference(
         search=search,
         levels=levels,
         slope=denoised.slope,
+        unslope=np.linalg.inv(denoised.slope),
         cubic=denoised.cubic,
-        narrow=is_narrow(denoised),
-        noisy=denoised.noise_part > NOISE_PART,
+        points=points,
+        filled=_is_filled(frame_valid, factor),
+        n_valid=int(np.count_nonzero(valid)),
+        n_usable=int(np.count_nonzero(levels[-1].usable)),
     )
+
+
+def _points_of(denoised: Denoised) -> int:
+    """At how many whole pixels along each axis the normal equations are made."""
+    if not is_narrow(denoised):
+        return 4 if denoised.noise_part > NOISE_PART else 1
+    # The cubic term of the step is half the mean square frequency of the gradients.
+    square = 2.0 * float(np.abs(denoised.cubic[(0, 1), (0, 3)]).max())
+    return 4 if FOUR_POINTS_BIAS * square**2 < FOUR_POINTS_LIMIT_PX else 6
 
 
 def _checked(
@@ -221,76 +253,128 @@ def _lone_pixels(
     )
 
 
-def _coarsest_factor(shape: tuple[int, ...]) -> int:
+def _search_factor(
+    denoised: Denoised,
+    valid: NDArray[np.bool_],
+    frame_valid: NDArray[np.bool_],
+    max_shift_px: int,
+) -> int:
+    """The coarsest level that still places the scene as one of about 256 px does.
+
+    A lattice is told from itself one period on by its fine features alone, hence the gradients.
+    """
     factor = 1
-    while max(shape) / factor > SEARCH_PX * 1.25:
+    while max(valid.shape) / factor > SEARCH_PX * 1.25:
         factor *= 2
-    return factor
+    best, first = factor, _information(denoised, frame_valid, factor)
+    while min(valid.shape) // (2 * best) >= MIN_SEARCH_PX:
+        # Its bins must be small in the window: what lies beyond is not looked at.
+        if 4 * 2 * best > max_shift_px:
+            break
+        if _information(denoised, frame_valid, 2 * best) < PLACING_KEPT * first:
+            break
+        best *= 2
+    return best
 
 
 def _refinement_factor(denoised: Denoised, frame_valid: NDArray[np.bool_], coarsest: int) -> int:
     """The coarsest level that keeps the Fisher information about the displacement."""
-    gradient = denoised.images[1:]
-    best, full, factor = 1, 0.0, 1
-    while factor <= coarsest:
-        images, whole = bin_banks([denoised.variance, *gradient], denoised.solid, factor, 1)
-        counted = count_valid(frame_valid, factor) == factor**2
-        w = bin_weights(images[0, 0, 0], whole[0, 0] & counted, factor)
-        binned = (images[1, 0, 0], images[2, 0, 0])
-        information = float(np.linalg.eigvalsh(products(binned, binned, w))[0])
-        if factor == 1:
-            full = information
-        elif information >= INFORMATION_KEPT * full:
-            best = factor
-        else:
+    best, full = 1, _information(denoised, frame_valid, 1)
+    while best < coarsest:
+        if _information(denoised, frame_valid, 2 * best) < INFORMATION_KEPT * full:
             break
-        factor *= 2
+        best *= 2
     return best
 
 
+def _information(denoised: Denoised, frame_valid: NDArray[np.bool_], factor: int) -> float:
+    """Fisher information about the displacement, along the axis that has less."""
+    gradient = denoised.images[1:]
+    images, whole = bin_banks([denoised.variance, *gradient], denoised.solid, factor, 1)
+    counted = pyramid.usable_bins(frame_valid, factor) > 0
+    w = bin_weights(images[0, 0, 0], whole[0, 0] & counted, factor)
+    binned = (images[1, 0, 0], images[2, 0, 0])
+    return float(np.linalg.eigvalsh(products(binned, binned, w))[0])
+
+
 def _levels(
-    denoised: Denoised, frame_valid: NDArray[np.bool_], factor: int, coarsest: int
+    denoised: Denoised, frame_valid: NDArray[np.bool_], factors: tuple[int, int], points: int
 ) -> tuple[Level, ...]:
-    levels = []
+    factor, coarsest = factors
+    usable = pyramid.usable_bins(frame_valid, factor)
+    coarser_factors = []
     while coarsest > factor:
+        coarser_factors.append(coarsest)
+        coarsest //= 2
+    inverses = pyramid.inverse_counts(usable, len(coarser_factors))[::-1]
+    levels = []
+    for coarser, inverse in zip(coarser_factors, inverses, strict=True):
         images, whole = bin_banks(
-            [denoised.images[0], denoised.variance], denoised.solid, coarsest, 1
+            [denoised.images[0], denoised.variance], denoised.solid, coarser, 1
         )
         image = images[0, 0, 0]
         # A step of half a bin sees the mean slope between neighbours, not the slope at a point.
-        gradient = np.gradient(image, float(coarsest))
-        stacked = np.stack([image, *gradient])[:, None, None].astype(np.float32)
-        w = bin_weights(images[1], whole, coarsest)
-        levels.append(Level(coarsest, stacked, w, count_valid(frame_valid, coarsest)))
-        coarsest //= 2
-    # Interpolating the reference takes three pixels on either side.
-    solid = np.zeros_like(denoised.solid)
-    inner = (slice(TAPS_PX, -TAPS_PX),) * 2
-    solid[inner] = denoised.solid[inner]
-    images, whole = bin_banks([*denoised.images, denoised.variance], solid, factor, factor)
-    w = bin_weights(images[-1], whole, factor)
-    images = np.ascontiguousarray(images[:-1])
-    levels.append(Level(factor, images, w, count_valid(frame_valid, factor)))
+        stacked = np.stack([image, *np.gradient(image, float(coarser))])[:, None, None]
+        w = bin_weights(images[1], whole, coarser)
+        counts = (inverse > 0.0).astype(np.uint8)
+        regressors = whitened(stacked.astype(np.float32), w)
+        level = Level(coarser, regressors, counts, inverse, np.ones(2), _NOTHING, _NOWHERE)
+        levels.append(replace(level, scale=_scale_of(level, denoised)))
+    # Regressors a little beyond the support enter where it is interpolated between whole pixels.
+    around = grown(denoised.solid, points // 2)
+    images, whole = bin_banks([*denoised.images, denoised.variance], around, factor, factor)
+    within = np.zeros_like(denoised.solid)
+    away = (slice(TAPS_PX, -TAPS_PX),) * 2
+    within[away] = denoised.solid[away]
+    inner = bin_banks([], within, factor, factor)[1].view(np.uint8)
+    plain = images[0].copy() if points > 1 else _NOTHING
+    regressors = whitened(images[:-1], bin_weights(images[-1], whole, factor))
+    inverse = usable.astype(np.float32)
+    levels.append(Level(factor, regressors, usable, inverse, np.ones(2), plain, inner))
     return tuple(levels)
+
+
+def _scale_of(level: Level, denoised: Denoised) -> Array:
+    """Displacement over step of a coarse level, seen on the reference itself half a bin away."""
+    half = level.factor // 2
+    scale = np.ones(2)
+    for axis, by in enumerate(((half, 0), (0, half))):
+        mean, whole = bin_moved(denoised.images[0], denoised.solid, level.factor, by)
+        usable = (whole & (level.usable > 0)).astype(np.uint8)
+        view = LevelView(mean * usable, usable, lost_bins(level.usable, usable))
+        fit = fit_linear(level, (0, 0), view)
+        if fit is not None and abs(fit.step[axis]) > 0.25 * half:
+            scale[axis] = half / abs(fit.step[axis])
+    return scale
 
 
 def _coarse(
     filled: Array,
     valid: NDArray[np.bool_],
-    frame_valid: NDArray[np.bool_],
+    usable: NDArray[np.uint8],
     factor: int,
     fine: int,
     settings: Settings,
 ) -> tuple[Search, float]:
-    half = 0.5 * factor**2
-    enough = count_valid(valid, factor) >= half
-    static = count_valid(frame_valid, factor) >= half
+    enough = _share_of_bins(valid, factor) >= 0.5
     images, _ = bin_banks([filled], valid, factor, 1)
     image = images[0, 0, 0]
     mean = float(image[enough].mean()) if enough.any() else 0.0
     image = np.where(enough, image - mean, 0.0).astype(np.float32)
     radius = -(-settings.max_shift_px // factor) + 1
     radius = min(radius, min(image.shape) - 1)
-    search = prepare_search(image, enough, static, radius, settings.min_overlap)
+    search = prepare_search(image, enough, usable > 0, radius, settings.min_overlap)
     fine_images, _ = bin_banks([filled], valid, fine, 1)
     return search, float(fine_images.max())
+
+
+def _share_of_bins(valid: NDArray[np.bool_], factor: int) -> NDArray[np.float32]:
+    """Part of each bin's pixels that is valid."""
+    share, _ = bin_banks([valid.astype(np.float64)], valid, factor, 1)
+    return np.asarray(share[0, 0, 0], np.float32)
+
+
+def _is_filled(frame_valid: NDArray[np.bool_], factor: int) -> bool:
+    """Whether a pixel that does not count has a valid one on either side, in bins of several."""
+    lone = frame_valid[:, :-2] & frame_valid[:, 2:] & ~frame_valid[:, 1:-1]
+    return factor > 1 and bool(lone.any())

@@ -1,181 +1,470 @@
-"""Binning that respects ``valid``: means over the valid pixels of each bin, and their number."""
+"""One pass over a raw frame: bins of the finest level, and whether all its values are in order.
+
+A bin is *usable* when every pixel of it counts. One invalid pixel between a valid left and a valid
+right neighbour is filled in with their mean first: one pixel in a hundred out would otherwise cost
+one bin of 4x4 in seven. Where bins are single pixels nothing is filled.
+
+Means are made of each pixel less a pedestal, so that single precision survives any level of counts.
+Coarser levels are sums of usable bins times one over their number.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.kernels.compiling import compiled, locked
 
+Float32 = NDArray[np.float32]
+Flags = NDArray[np.uint8]
+
+_EVEN = np.uint64(0x0000FFFF0000FFFF)
+_HALF = np.uint64(16)
+_WORD = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_EVEN32 = np.uint32(0xFFFF)
+_HALF32 = np.uint32(16)
+# Flags of pixels come with zeros on either side, at a distance that keeps them aligned.
+_MARGIN = 64
+SAMPLED_ROWS = 16
+
 
 @compiled
-def _bin_static(frame, factor, offset, out):  # type: ignore[no-untyped-def]
+def _bin_by_four(words, pedestal, usable, out):  # type: ignore[no-untyped-def]
+    """uint16 by 4x4: four pixels a word, whose even and odd ones are summed side by side.
+
+    Returns the bits that are set in any pixel.
+    """
     n_y, n_x = out.shape
-    scale = 1.0 / (factor * factor)
-    row_sum = np.empty(n_x * factor, np.float64)
+    scale, zero = np.float32(1.0 / 16.0), np.float32(0.0)
+    bits = np.uint64(0)
     for j in range(n_y):
-        row = frame[j * factor]
-        for i in range(n_x * factor):
-            row_sum[i] = row[i]
-        for k in range(1, factor):
+        a, b, c, d = words[4 * j], words[4 * j + 1], words[4 * j + 2], words[4 * j + 3]
+        into, use = out[j], usable[j]
+        for i in range(n_x):
+            total = (
+                ((a[i] & _EVEN) + ((a[i] >> _HALF) & _EVEN))
+                + ((b[i] & _EVEN) + ((b[i] >> _HALF) & _EVEN))
+                + ((c[i] & _EVEN) + ((c[i] >> _HALF) & _EVEN))
+                + ((d[i] & _EVEN) + ((d[i] >> _HALF) & _EVEN))
+            )
+            bits |= a[i] | b[i] | c[i] | d[i]
+            count = np.int32((total & _LOW) + (total >> _WORD)) - pedestal
+            into[i] = np.float32(count) * scale if use[i] else zero
+    bits |= bits >> _WORD
+    return (bits | (bits >> _HALF)) & np.uint64(0xFFFF)
+
+
+@compiled
+def _bin_by_two(words, pedestal, usable, out):  # type: ignore[no-untyped-def]
+    """uint16 by 2x2: two pixels a word. Returns the bits that are set in any pixel."""
+    n_y, n_x = out.shape
+    scale, zero = np.float32(0.25), np.float32(0.0)
+    bits = np.uint32(0)
+    for j in range(n_y):
+        a, b = words[2 * j], words[2 * j + 1]
+        into, use = out[j], usable[j]
+        for i in range(n_x):
+            upper = (a[i] & _EVEN32) + (a[i] >> _HALF32)
+            lower = (b[i] & _EVEN32) + (b[i] >> _HALF32)
+            bits |= np.uint32(a[i] | b[i])
+            count = np.int32(upper + lower) - pedestal
+            into[i] = np.float32(count) * scale if use[i] else zero
+    return np.uint64((bits | (bits >> _HALF32)) & _EVEN32)
+
+
+@compiled
+def _fold(row, factor, scale, use, out):  # type: ignore[no-untyped-def]
+    """Sums of ``factor`` neighbours; written out, so that they vectorise."""
+    zero = np.float32(0.0)
+    if factor == 1:
+        for i in range(out.size):
+            out[i] = row[i] if use[i] else zero
+    elif factor == 2:
+        for i in range(out.size):
+            total = row[2 * i] + row[2 * i + 1]
+            out[i] = total * scale if use[i] else zero
+    elif factor == 4:
+        for i in range(out.size):
+            left, right = row[4 * i] + row[4 * i + 1], row[4 * i + 2] + row[4 * i + 3]
+            out[i] = (left + right) * scale if use[i] else zero
+    else:
+        for i in range(out.size):
+            total = zero
+            for k in range(factor):
+                total += row[i * factor + k]
+            out[i] = total * scale if use[i] else zero
+
+
+@compiled
+def _bin_plain(frame, pedestal, factor, usable, total, out):  # type: ignore[no-untyped-def]
+    """Any type. ``pedestal``: an array of one, in the precision in which it is taken off."""
+    scale = np.float32(1.0 / (factor * factor))
+    level = pedestal[0]
+    for j in range(out.shape[0]):
+        total[:] = np.float32(0.0)
+        for k in range(factor):
             row = frame[j * factor + k]
-            for i in range(n_x * factor):
-                row_sum[i] += row[i]
-        for i in range(n_x):
-            total = 0.0
-            for k in range(factor):
-                total += row_sum[i * factor + k]
-            out[j, i] = np.float32(total * scale - offset)
+            for i in range(row.size):
+                total[i] += np.float32(pedestal.dtype.type(row[i]) - level)
+        _fold(total, factor, scale, usable[j], out[j])
 
 
 @compiled
-def _mend_partial(frame, valid, factor, offset, count, out):  # type: ignore[no-untyped-def]
-    n_y, n_x = out.shape
-    whole = factor * factor
-    for j in range(n_y):
-        for i in range(n_x):
-            number = count[j, i]
-            if number == whole:
-                continue
-            total = 0.0
-            for k in range(factor):
-                for m in range(factor):
-                    if valid[j * factor + k, i * factor + m]:
-                        total += frame[j * factor + k, i * factor + m]
-            out[j, i] = np.float32(total / number - offset) if number > 0 else np.float32(0.0)
+def _both(left, right, into):  # type: ignore[no-untyped-def]
+    for i in range(into.size):
+        into[i] = left[i] & right[i]
 
 
 @compiled
-def _bin_valid(frame, valid, factor, offset, out, count):  # type: ignore[no-untyped-def]
-    n_y, n_x = out.shape
-    for j in range(n_y):
-        for i in range(n_x):
-            total = 0.0
-            number = 0
-            for k in range(factor):
-                for m in range(factor):
-                    if valid[j * factor + k, i * factor + m]:
-                        total += frame[j * factor + k, i * factor + m]
-                        number += 1
-            count[j, i] = number
-            out[j, i] = np.float32(total / number - offset) if number > 0 else np.float32(0.0)
+def _lone_row(good, fills, lone, lost):  # type: ignore[no-untyped-def]
+    """Which pixels can be filled in, and (added) which are lost; flags have a margin of one."""
+    left, here, right = good[:-2], good[1:-1], good[2:]
+    for i in range(lone.size):
+        between = left[i] & right[i] & fills
+        missing = here[i] ^ 1
+        lone[i] = missing & between
+        lost[i] |= missing & (between ^ 1)
 
 
 @compiled
-def _halve(mean, count, out, out_count):  # type: ignore[no-untyped-def]
-    n_y, n_x = out.shape
-    for j in range(n_y):
-        for i in range(n_x):
-            total = np.float32(0.0)
-            number = 0
-            for k in range(2):
-                for m in range(2):
-                    c = count[2 * j + k, 2 * i + m]
-                    total += mean[2 * j + k, 2 * i + m] * np.float32(c)
-                    number += c
-            out_count[j, i] = number
-            out[j, i] = total / np.float32(number) if number > 0 else np.float32(0.0)
+def _flag_band(static, valid, fills, good, lone, lost):  # type: ignore[no-untyped-def]
+    """Flags of some rows. All of one kind first: what was just written is slow to read again."""
+    n = lost.size
+    for k in range(lone.shape[0]):
+        _both(static[k], valid[k], good[k, _MARGIN : _MARGIN + n])
+    lost[:] = 0
+    for k in range(lone.shape[0]):
+        _lone_row(good[k, _MARGIN - 1 : _MARGIN + n + 1], fills, lone[k], lost)
 
 
 @compiled
-def _count_valid(valid, factor, count):  # type: ignore[no-untyped-def]
-    n_y, n_x = count.shape
-    for j in range(n_y):
-        for i in range(n_x):
-            number = 0
-            for k in range(factor):
-                for m in range(factor):
-                    if valid[j * factor + k, i * factor + m]:
-                        number += 1
-            count[j, i] = number
+def _fill_integers(row, good, lone, into):  # type: ignore[no-untyped-def]
+    for i in range(1, row.size - 1):
+        mean = (row[i - 1] >> 1) + (row[i + 1] >> 1)
+        into[i] = (row[i] & -np.int64(good[i])) | (mean & -np.int64(lone[i]))
+    for i in (0, row.size - 1):
+        into[i] = row[i] if good[i] else into.dtype.type(0)
 
 
-def count_valid(valid: NDArray[np.bool_], factor: int) -> NDArray[np.int32]:
-    """Number of valid pixels in each bin of ``factor`` by ``factor`` pixels.
-
-    Parameters
-    ----------
-    valid
-        Valid pixels (y, x). Rows and columns that fill no whole bin are left out.
-    factor
-        Side of a bin, px.
-    """
-    count = np.empty((valid.shape[0] // factor, valid.shape[1] // factor), np.int32)
-    _count_valid(locked(valid), factor, count)
-    return count
+@compiled
+def _fill_floats(row, good, lone, into):  # type: ignore[no-untyped-def]
+    half, zero = row.dtype.type(0.5), row.dtype.type(0.0)
+    for i in range(1, row.size - 1):
+        mean = (row[i - 1] + row[i + 1]) * half if lone[i] else zero
+        into[i] = row[i] if good[i] else mean
+    for i in (0, row.size - 1):
+        into[i] = row[i] if good[i] else zero
 
 
-def rough_mean(frame: NDArray[Any], valid: NDArray[np.bool_]) -> float:
-    """Mean over the valid pixels of some rows: a pedestal to take off before single precision.
+@compiled
+def _usable_row(lost, factor, use):  # type: ignore[no-untyped-def]
+    if factor == 1:
+        for i in range(use.size):
+            use[i] = lost[i] ^ 1
+    elif factor == 2:
+        for i in range(use.size):
+            use[i] = (lost[2 * i] | lost[2 * i + 1]) ^ 1
+    elif factor == 4:
+        for i in range(use.size):
+            left, right = lost[4 * i] | lost[4 * i + 1], lost[4 * i + 2] | lost[4 * i + 3]
+            use[i] = (left | right) ^ 1
+    else:
+        for i in range(use.size):
+            any_lost = lost[i * factor]
+            for k in range(1, factor):
+                any_lost |= lost[i * factor + k]
+            use[i] = any_lost ^ 1
 
-    Any value near the mean serves, since the correlation does not change with it.
-    """
-    step = max(1, frame.shape[0] // 32)
-    for first in {step // 2, 0}:
-        rows = slice(first, None, step if first else 1)
-        chosen = valid[rows]
-        number = np.count_nonzero(chosen)
-        if number:
-            return float(np.sum(frame[rows], where=chosen, dtype=np.float64) / number)
+
+@compiled
+def _filled_packed(frame, static, valid, pedestal, factor, band, words, good, out, usable):  # type: ignore[no-untyped-def]
+    """uint16 by 2x2 or 4x4, a row of bins at a time. Returns the bits set in any valid pixel."""
+    width = frame.shape[1]
+    lone, lost = np.empty((factor, width), np.uint8), np.empty(width, np.uint8)
+    bits = np.uint64(0)
+    for j in range(out.shape[0]):
+        rows = slice(j * factor, (j + 1) * factor)
+        _flag_band(static[rows], valid[rows], np.uint8(1), good, lone, lost)
+        for k in range(factor):
+            flags = good[k, _MARGIN : _MARGIN + width]
+            _fill_integers(frame[j * factor + k], flags, lone[k], band[k])
+        _usable_row(lost, factor, usable[j])
+        if factor == 4:
+            bits |= _bin_by_four(words, pedestal, usable[j : j + 1], out[j : j + 1])
+        else:
+            bits |= _bin_by_two(words, pedestal, usable[j : j + 1], out[j : j + 1])
+    return bits
+
+
+@compiled
+def _filled_integers(frame, static, valid, pedestal, factor, band, good, out, usable):  # type: ignore[no-untyped-def]
+    width = frame.shape[1]
+    lone, lost = np.empty((factor, width), np.uint8), np.empty(width, np.uint8)
+    total = np.empty(width, np.float32)
+    for j in range(out.shape[0]):
+        rows = slice(j * factor, (j + 1) * factor)
+        _flag_band(static[rows], valid[rows], np.uint8(factor > 1), good, lone, lost)
+        for k in range(factor):
+            flags = good[k, _MARGIN : _MARGIN + width]
+            _fill_integers(frame[j * factor + k], flags, lone[k], band[k])
+        _usable_row(lost, factor, usable[j])
+        _bin_plain(band, pedestal, factor, usable[j : j + 1], total, out[j : j + 1])
+
+
+@compiled
+def _filled_floats(frame, static, valid, pedestal, factor, band, good, out, usable):  # type: ignore[no-untyped-def]
+    width = frame.shape[1]
+    lone, lost = np.empty((factor, width), np.uint8), np.empty(width, np.uint8)
+    total = np.empty(width, np.float32)
+    for j in range(out.shape[0]):
+        rows = slice(j * factor, (j + 1) * factor)
+        _flag_band(static[rows], valid[rows], np.uint8(factor > 1), good, lone, lost)
+        for k in range(factor):
+            flags = good[k, _MARGIN : _MARGIN + width]
+            _fill_floats(frame[j * factor + k], flags, lone[k], band[k])
+        _usable_row(lost, factor, usable[j])
+        _bin_plain(band, pedestal, factor, usable[j : j + 1], total, out[j : j + 1])
+
+
+@compiled
+def _n_outside(frame, static, valid, limits):  # type: ignore[no-untyped-def]
+    low, high = limits[0], limits[1]
+    found = 0
+    for y in range(frame.shape[0]):
+        row, flag, own = frame[y], static[y], valid[y]
+        number = np.int32(0)
+        for i in range(row.size):
+            inside = (limits.dtype.type(row[i]) >= low) & (limits.dtype.type(row[i]) <= high)
+            number += np.int32(flag[i] & own[i] & np.uint8(not inside))
+        found += number
+    return found
+
+
+@compiled
+def _sample_rows(frame, static, valid, first, step, means):  # type: ignore[no-untyped-def]
+    """Mean of the valid, finite pixels of every ``step``-th row; how many rows have any."""
+    found = 0
+    for y in range(first, frame.shape[0], step):
+        row, flag, own = frame[y], static[y], valid[y]
+        total, number = 0.0, 0
+        for i in range(row.size):
+            value = np.float64(row[i])
+            if flag[i] and own[i] and value - value == 0.0:
+                total += value
+                number += 1
+        if number > 0:
+            means[found] = total / number
+            found += 1
+    return found
+
+
+def typical_level(
+    frame: NDArray[Any], static: NDArray[np.bool_], valid: NDArray[np.bool_]
+) -> float:
+    """Median of the means of some rows over their valid pixels: a level that no hit raises."""
+    step = max(1, frame.shape[0] // SAMPLED_ROWS)
+    means = np.empty(frame.shape[0], np.float64)
+    flags = (locked(static), locked(valid))
+    for first, stride in ((step // 2, step), (0, 1)):
+        found = _sample_rows(locked(frame), *flags, first, stride, means)
+        if found:
+            return float(np.sort(means[:found])[found // 2])
     return 0.0
 
 
-def bin_frame(
-    frame: NDArray[Any],
-    valid: NDArray[np.bool_],
-    factor: int,
-    offset: float,
-    *,
-    count: NDArray[np.int32] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Mean of the valid pixels of each bin less ``offset``, and their number.
-
-    Sums are made in float64, and the offset is taken off there: single precision then survives
-    any pedestal.
+def bin_plain(
+    frame: NDArray[Any], pedestal: float, factor: int, usable: Flags
+) -> tuple[Float32, int | None]:
+    """Means of bins less a pedestal, 0 where not usable; a bound on the frame's values.
 
     Parameters
     ----------
     frame
-        One frame (y, x), any real dtype.
-    valid
-        Pixels that count (y, x).
+        One frame (y, x), contiguous, any real dtype.
+    pedestal
+        Whole number of counts.
     factor
         Side of a bin, px.
-    offset
-        Pedestal, counts.
-    count
-        Valid pixels of each bin, where they are known already: faster.
+    usable
+        (y // factor, x // factor), 1 where a bin counts.
 
     Returns
     -------
-    mean : float32 (y // factor, x // factor), 0 where no pixel is valid
-    count : int32, same shape
+    float32 (y // factor, x // factor), and a number that no pixel of the bins exceeds, where that
+    comes for nothing
     """
-    shape = (frame.shape[0] // factor, frame.shape[1] // factor)
-    mean = np.empty(shape, np.float32)
-    frame, valid = locked(frame), locked(valid)
-    if count is not None:
-        _bin_static(frame, factor, offset, mean)
-        _mend_partial(frame, valid, factor, offset, locked(count), mean)
-        return mean, count
-    made = np.empty(shape, np.int32)
-    _bin_valid(frame, valid, factor, offset, mean, made)
-    return mean, made
+    out = np.empty(usable.shape, np.float32)
+    frame, usable = locked(frame), locked(usable)
+    if _is_packed(frame, factor):
+        by, word = _PACKED[factor]
+        return out, int(by(frame.view(word), np.int32(pedestal * factor**2), usable, out))
+    total = np.empty(frame.shape[1], np.float32)
+    _bin_plain(frame, _pedestal_of(frame, pedestal), factor, usable, total, out)
+    return out, None
 
 
-def halve(
-    mean: NDArray[np.float32], count: NDArray[np.int32]
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Next level of the pyramid: 2x2 bins of ``mean``, weighted with ``count``.
+def bin_filled(
+    frame: NDArray[Any],
+    static: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    pedestal: float,
+    factor: int,
+) -> tuple[Float32, Flags, int | None]:
+    """Means of bins less a pedestal, lone invalid pixels filled in; which bins are usable.
 
     Parameters
     ----------
-    mean, count
-        A level as :func:`bin_frame` makes it.
+    frame
+        One frame (y, x), contiguous, any real dtype.
+    static, valid
+        A pixel counts where both are set.
+    pedestal
+        Whole number of counts.
+    factor
+        Side of a bin, px.
+
+    Returns
+    -------
+    float32 and uint8 (y // factor, x // factor), and a number that no valid pixel of the bins
+    exceeds, where that comes for nothing
     """
-    shape = (mean.shape[0] // 2, mean.shape[1] // 2)
-    out, out_count = np.empty(shape, np.float32), np.empty(shape, np.int32)
-    _halve(locked(mean), locked(count), out, out_count)
-    return out, out_count
+    shape = (frame.shape[0] // factor, frame.shape[1] // factor)
+    out, usable = np.empty(shape, np.float32), np.empty(shape, np.uint8)
+    frame, band = locked(frame), np.empty((factor, frame.shape[1]), frame.dtype)
+    flags = (locked(static.view(np.uint8)), locked(valid.view(np.uint8)))
+    good = np.zeros((factor, frame.shape[1] + 2 * _MARGIN), np.uint8)
+    if _is_packed(frame, factor):
+        words = band.view(_PACKED[factor][1])
+        level = np.int32(pedestal * factor**2)
+        bits = _filled_packed(frame, *flags, level, factor, band, words, good, out, usable)
+        return out, usable, int(bits)
+    by = _filled_floats if frame.dtype.kind == "f" else _filled_integers
+    by(frame, *flags, _pedestal_of(frame, pedestal), factor, band, good, out, usable)
+    return out, usable, None
+
+
+def _is_packed(frame: NDArray[Any], factor: int) -> bool:
+    return frame.dtype == np.uint16 and factor in _PACKED and frame.shape[1] % factor == 0
+
+
+_PACKED: Final[dict[int, tuple[Any, type]]] = {
+    2: (_bin_by_two, np.uint32),
+    4: (_bin_by_four, np.uint64),
+}
+
+
+def n_outside(
+    frame: NDArray[Any],
+    static: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    limits: tuple[float, float],
+) -> int:
+    """Number of pixels, among those that count, that are not within limits: NaN is not."""
+    bounds = np.array(limits, np.result_type(frame.dtype, np.float32))
+    largest = np.finfo(bounds.dtype).max
+    bounds = np.clip(bounds, -largest, largest)
+    flags = (locked(static.view(np.uint8)), locked(valid.view(np.uint8)))
+    return int(_n_outside(locked(frame), *flags, bounds))
+
+
+def _pedestal_of(frame: NDArray[Any], pedestal: float) -> NDArray[Any]:
+    """The pedestal in the precision that holds a pixel exactly."""
+    return np.array([pedestal], np.result_type(frame.dtype, np.float32))
+
+
+def usable_bins(valid: NDArray[np.bool_], factor: int) -> Flags:
+    """Bins all of whose pixels count or can be filled in, 1 where usable."""
+    nothing = np.zeros(valid.shape, np.uint8)
+    return bin_filled(nothing, valid, valid, 0.0, factor)[1]
+
+
+@compiled
+def _halve(total, inverse, out, mean):  # type: ignore[no-untyped-def]
+    n_y, n_x = out.shape
+    for j in range(n_y):
+        upper, lower, into, scaled, share = (
+            total[2 * j],
+            total[2 * j + 1],
+            out[j],
+            mean[j],
+            inverse[j],
+        )
+        for i in range(n_x):
+            left, right = upper[2 * i] + lower[2 * i], upper[2 * i + 1] + lower[2 * i + 1]
+            into[i] = left + right
+            scaled[i] = (left + right) * share[i]
+
+
+def halve(total: Float32, inverse: Float32) -> tuple[Float32, Float32]:
+    """Next coarser level: sums of 2x2, and these times ``inverse``.
+
+    Parameters
+    ----------
+    total
+        Sums of the finest level's usable bins (y, x).
+    inverse
+        (y // 2, x // 2): one over the number of them, 0 where too few.
+    """
+    out, mean = np.empty(inverse.shape, np.float32), np.empty(inverse.shape, np.float32)
+    _halve(locked(total), locked(inverse), out, mean)
+    return out, mean
+
+
+@compiled
+def _halve_counts(count, enough, out, inverse):  # type: ignore[no-untyped-def]
+    zero, one = np.float32(0.0), np.float32(1.0)
+    for j in range(out.shape[0]):
+        upper, lower, into, share = count[2 * j], count[2 * j + 1], out[j], inverse[j]
+        for i in range(into.size):
+            left, right = upper[2 * i] + lower[2 * i], upper[2 * i + 1] + lower[2 * i + 1]
+            number = left + right
+            into[i] = number
+            share[i] = one / number if number >= enough else zero
+
+
+def inverse_counts(usable: Flags, halvings: int) -> list[Float32]:
+    """For each coarser level: one over the number of usable finest bins, 0 under half of them."""
+    count = usable.astype(np.float32)
+    found = []
+    for k in range(1, halvings + 1):
+        shape = (count.shape[0] // 2, count.shape[1] // 2)
+        out, inverse = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        _halve_counts(locked(count), np.float32(0.5 * 4.0**k), out, inverse)
+        count = out
+        found.append(inverse)
+    return found
+
+
+@compiled
+def _first_differing(mean, usable):  # type: ignore[no-untyped-def]
+    """Number of the first usable bin that differs from the one before, or -1."""
+    known, value = False, np.float32(0.0)
+    flat, flags = mean.ravel(), usable.ravel()
+    for i in range(flat.size):
+        if flags[i]:
+            if known and flat[i] != value:
+                return i
+            known, value = True, flat[i]
+    return -1
+
+
+def is_flat(mean: Float32, usable: Flags) -> bool:
+    """Whether all usable bins hold one value."""
+    return int(_first_differing(locked(mean), locked(usable))) < 0
+
+
+@compiled
+def _exceeds(mean, ceiling):  # type: ignore[no-untyped-def]
+    found = np.int32(0)
+    flat = mean.ravel()
+    for i in range(flat.size):
+        found += np.int32(flat[i] > ceiling)
+    return found > 0
+
+
+def exceeds(mean: Float32, ceiling: float) -> bool:
+    """Whether any bin holds more than ``ceiling``."""
+    return bool(_exceeds(locked(mean), np.float32(ceiling)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels.correlation import Search
+from stillstack.kernels.correlation import Search, Transforms
 from stillstack.kernels.levels import Array, Level
 from stillstack.kernels.validity import ValueRules
 
@@ -63,15 +63,19 @@ class Reference:
         What the coarse search needs.
     levels
         Regressors from coarse to fine; only the last has a bank for each whole-pixel offset.
-    slope
-        (2, 2): step of the linear model per true displacement.
+    slope, unslope
+        (2, 2): step of the linear model per true displacement, and its inverse.
     cubic
         (2, 4): cubic terms of the displacement, px^-2.
-    narrow
-        Whether features are so narrow that a second step is needed.
-    noisy
-        Whether the gradients hold so much noise that ``slope`` is measured on each frame instead:
-        a wrong belief about the reference's noise would otherwise make steps too short.
+    points
+        At how many whole pixels along each axis the normal equations are made: 1 where one linear
+        step does; 4 or 6 where half a pixel is far for the features, or where the gradients hold
+        so much noise that ``slope`` is measured on each frame instead, since a wrong belief about
+        the reference's noise would make steps too short.
+    filled
+        Whether some pixels that never count are filled in from their neighbours.
+    n_valid, n_usable
+        Valid pixels of the reference; bins of the finest level that count in every frame.
     """
 
     image: NDArray[np.float32]
@@ -87,9 +91,12 @@ class Reference:
     search: Search
     levels: tuple[Level, ...]
     slope: Array
+    unslope: Array
     cubic: Array
-    narrow: bool
-    noisy: bool
+    points: int
+    filled: bool
+    n_valid: int
+    n_usable: int
 
     @property
     def max_shift_px(self) -> int:
@@ -101,6 +108,8 @@ class Reference:
         """Memory that the arrays take, bytes."""
         arrays = [getattr(self, f.name) for f in fields(self)]
         arrays += [getattr(self.search, f.name) for f in fields(Search)]
+        if self.search.transforms is not None:
+            arrays += [getattr(self.search.transforms, f.name) for f in fields(Transforms)]
         for level in self.levels:
             arrays += [getattr(level, f.name) for f in fields(Level)]
         return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))

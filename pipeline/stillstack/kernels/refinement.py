@@ -13,8 +13,12 @@ sub-pixel bias: the reference's regressors are kept binned at each whole-pixel o
 f and grad f come from a reference smoothed to its own noise level. That changes the expected
 step by the matrix ``slope`` (below one where noise inflates the gradients, above one where
 smoothing flattens them) and leaves a cubic term of the expansion; both are known beforehand and
-undone in closed form. Where the features are narrow, a second step is made about the first answer,
-with the reference moved there.
+undone in closed form.
+
+Where half a pixel is far for the features, or the reference so noisy that its slope cannot be
+predicted, the normal equations are made at the whole pixels around the answer too. As functions of
+the displacement both sides are correlations with smooth images, hence smooth: interpolated between
+whole pixels they hold at any fraction of one, and the step is brought to nothing there.
 """
 
 from __future__ import annotations
@@ -24,318 +28,357 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels.compiling import compiled_sums, locked
-from stillstack.kernels.levels import Array, Float32, Level, bank_of
+from stillstack.kernels.compiling import compiled, compiled_sums, locked
+from stillstack.kernels.levels import Array, Level, Pair
+from stillstack.kernels.moments import N_REGRESSORS, LevelView, Moments, Patch, lagrange, moments_at
 
-# Regressors, in order: image, constant, y, x, gradient along y, gradient along x.
-N_REGRESSORS = 6
+# Displacements between which steps change by a known amount: the slope of steps there.
+SLOPE_PX = 0.25
+# The reference may be wrong by this part of what stands above its mean before a bin stands out:
+# between pixels, the peak of a spot that is hardly sampled is not known better.
+MODEL_ERROR = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class LinearFit:
-    """Solution of the linear model at one whole-pixel displacement."""
+    """Solution of the linear model about one displacement.
 
-    displacement: tuple[int, int]
+    Parameters
+    ----------
+    displacement
+        Whole-pixel displacement (y, x) at which the regressors stand.
+    theta
+        Parameters of the six regressors.
+    inverse
+        Inverse of the normal matrix.
+    moments
+        What was solved.
+    """
+
+    displacement: Pair
     theta: Array
     inverse: Array
-    null_residual: float
-    n_bins: int
+    moments: Moments
 
     @property
     def step(self) -> Array:
         """The rest of the displacement as the linear model sees it, px (y, x)."""
-        intensity = self.theta[0]
-        return -self.theta[4:6] / intensity if intensity > 0.0 else np.full(2, np.nan)
+        return -self.theta[4:6] / self.theta[0]
+
+    @property
+    def null_residual(self) -> float:
+        """What is left of the frame's weighted squares with the background alone fitted."""
+        normal, right = self.moments.normal[1:4, 1:4], self.moments.right[1:4]
+        return float(self.moments.squares - right @ np.linalg.solve(normal, right))
+
+    @property
+    def ncc(self) -> float:
+        """Correlation of the frame with the reference moved there, weighted, over the support."""
+        normal, right = self.moments.normal, self.moments.right
+        moved = np.zeros(N_REGRESSORS)
+        moved[0], moved[4:6] = 1.0, self.theta[4:6] / self.theta[0]
+        total = normal[1, 1]
+        mean_f, mean_m = normal[1] @ moved / total, right[1] / total
+        f_var = moved @ normal @ moved / total - mean_f**2
+        m_var = self.moments.squares / total - mean_m**2
+        if f_var <= 0.0 or m_var <= 0.0:
+            return 0.0
+        covariance = right @ moved / total - mean_f * mean_m
+        return float(min(max(covariance / np.sqrt(f_var * m_var), -1.0), 1.0))
 
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """What the fit leaves, and what follows from it."""
+    """What the fit leaves, and what follows from it.
+
+    Parameters
+    ----------
+    n_bins
+        Bins that count.
+    weighted
+        Weighted sum of squares.
+    white
+        The part of a bin's that differs from its neighbour's: noise, whatever the model misses.
+    influence
+        Sum of squares of each bin's part in the linear step, px^2 (2, 2): the covariance of the
+        step, from the residuals themselves (White's estimate).
+    n_marked
+        Bins that stand out.
+    """
 
     n_bins: int
     weighted: float
-    chi2: float
     white: float
-    ncc: float
     influence: Array
-    suspects: int
+    n_marked: int
 
 
-@compiled_sums
-def _normal_sums(frame, ok, image, grad_y, grad_x, weight, q_y, q_x):  # type: ignore[no-untyped-def]
-    """Normal matrix, right-hand side, sum of squares and number of bins."""
-    n_y, n_x = frame.shape
-    first, last = max(0, q_x), min(n_x, image.shape[1] + q_x)
-    a = np.zeros((N_REGRESSORS, N_REGRESSORS))
-    b = np.zeros(N_REGRESSORS)
-    squares = 0.0
-    number = 0
-    if last <= first:
-        return a, b, squares, number
-    x = np.empty(last - first, np.float32)
-    for i in range(last - first):
-        x[i] = np.float32((first + i + 0.5) / n_x - 0.5)
-    for j in range(max(0, q_y), min(n_y, image.shape[0] + q_y)):
-        y = (j + 0.5) / n_y - 0.5
-        m, use = frame[j, first:last], ok[j, first:last]
-        f = image[j - q_y, first - q_x : last - q_x]
-        gy = grad_y[j - q_y, first - q_x : last - q_x]
-        gx = grad_x[j - q_y, first - q_x : last - q_x]
-        ww = weight[j - q_y, first - q_x : last - q_x]
-        w1 = wx = wxx = wf = wfx = wff = np.float32(0.0)
-        wm = wmx = wmf = wmm = np.float32(0.0)
-        count = 0
-        for i in range(x.size):
-            w = ww[i] * use[i]
-            count += w > 0.0
-            wi = w * x[i]
-            wfi = w * f[i]
-            w1 += w
-            wx += wi
-            wxx += wi * x[i]
-            wf += wfi
-            wfx += wfi * x[i]
-            wff += wfi * f[i]
-            wmi = w * m[i]
-            wm += wmi
-            wmx += wmi * x[i]
-            wmf += wmi * f[i]
-            wmm += wmi * m[i]
-        if count == 0:
-            continue
-        sy = syx = syf = syy = sym = np.float32(0.0)
-        sx = sxx = sxf = sxg = sxm = syg = np.float32(0.0)
-        for i in range(x.size):
-            w = ww[i] * use[i]
-            hy, hx = w * gy[i], w * gx[i]
-            sy += hy
-            syx += hy * x[i]
-            syf += hy * f[i]
-            syy += hy * gy[i]
-            syg += hy * gx[i]
-            sym += hy * m[i]
-            sx += hx
-            sxx += hx * x[i]
-            sxf += hx * f[i]
-            sxg += hx * gx[i]
-            sxm += hx * m[i]
-        number += count
-        squares += float(wmm)
-        a[0, 0] += wff
-        a[0, 1] += wf
-        a[0, 2] += wf * y
-        a[0, 3] += wfx
-        a[0, 4] += syf
-        a[0, 5] += sxf
-        a[1, 1] += w1
-        a[1, 2] += w1 * y
-        a[1, 3] += wx
-        a[1, 4] += sy
-        a[1, 5] += sx
-        a[2, 2] += w1 * y * y
-        a[2, 3] += wx * y
-        a[2, 4] += sy * y
-        a[2, 5] += sx * y
-        a[3, 3] += wxx
-        a[3, 4] += syx
-        a[3, 5] += sxx
-        a[4, 4] += syy
-        a[4, 5] += syg
-        a[5, 5] += sxg
-        b[0] += wmf
-        b[1] += wm
-        b[2] += wm * y
-        b[3] += wmx
-        b[4] += sym
-        b[5] += sxm
-    for k in range(N_REGRESSORS):
-        for m_ in range(k):
-            a[k, m_] = a[m_, k]
-    return a, b, squares, number
+@compiled
+def _solve(a, b, theta, inverse):  # type: ignore[no-untyped-def]
+    """Solve by Cholesky of the matrix scaled to a unit diagonal; whether it is well conditioned."""
+    n = b.size
+    scale, factor = np.empty(n), np.zeros((n, n))
+    for i in range(n):
+        if not a[i, i] > 0.0:
+            return False
+        scale[i] = 1.0 / np.sqrt(a[i, i])
+    for i in range(n):
+        for j in range(i + 1):
+            total = a[i, j] * scale[i] * scale[j]
+            for k in range(j):
+                total -= factor[i, k] * factor[j, k]
+            if i == j:
+                if not total > 1e-8:
+                    return False
+                factor[i, i] = np.sqrt(total)
+            else:
+                factor[i, j] = total / factor[j, j]
+    column = np.empty(n)
+    for c in range(n):
+        for i in range(n):
+            total = 1.0 if i == c else 0.0
+            for k in range(i):
+                total -= factor[i, k] * column[k]
+            column[i] = total / factor[i, i]
+        for i in range(n - 1, -1, -1):
+            total = column[i]
+            for k in range(i + 1, n):
+                total -= factor[k, i] * column[k]
+            column[i] = total / factor[i, i]
+        for i in range(n):
+            inverse[i, c] = column[i] * scale[i] * scale[c]
+    for i in range(n):
+        total = 0.0
+        for k in range(n):
+            total += inverse[i, k] * b[k]
+        theta[i] = total
+    return True
 
 
-@compiled_sums
-def _residual_sums(frame, ok, images, weight, q_y, q_x, theta, rows, noise, struck):  # type: ignore[no-untyped-def]
-    """Sums over residuals. ``noise``: pedestal, variance per count, constant, smallest, limit."""
-    n_y, n_x = frame.shape
-    first, last = max(0, q_x), min(n_x, weight.shape[1] + q_x)
-    sums = np.zeros(13)
-    if last <= first:
-        return sums
-    n_row = last - first
-    x = np.empty(n_row, np.float32)
-    for i in range(n_row):
-        x[i] = np.float32((first + i + 0.5) / n_x - 0.5)
-    model, e = np.empty(n_row, np.float32), np.empty(n_row, np.float32)
-    pedestal, gain = np.float32(noise[0]), np.float32(noise[1])
-    constant, smallest, limit = np.float32(noise[2]), np.float32(noise[3]), np.float32(noise[4])
-    one, zero = np.float32(1.0), np.float32(0.0)
-    intensity, slope = np.float32(theta[0]), np.float32(theta[3])
-    step_y, step_x = np.float32(theta[4] / theta[0]), np.float32(theta[5] / theta[0])
-    for j in range(max(0, q_y), min(n_y, weight.shape[0] + q_y)):
-        y = (j + 0.5) / n_y - 0.5
-        m, use = frame[j, first:last], ok[j, first:last]
-        ww = weight[j - q_y, first - q_x : last - q_x]
-        part = images[:, j - q_y, first - q_x : last - q_x]
-        gy, gx, f = part[1], part[2], part[0]
-        for i in range(n_row):
-            model[i] = f[i] + step_y * gy[i] + step_x * gx[i]
-        background = np.float32(theta[1] + theta[2] * y)
-        for i in range(n_row):
-            inside = one if ww[i] * use[i] > 0.0 else zero
-            e[i] = (m[i] - intensity * model[i] - background - slope * x[i]) * inside
-        c0 = np.float32(rows[0, 1] + rows[0, 2] * y)
-        c1 = np.float32(rows[1, 1] + rows[1, 2] * y)
-        f0, f1 = np.float32(rows[0, 0]), np.float32(rows[1, 0])
-        x0, x1 = np.float32(rows[0, 3]), np.float32(rows[1, 3])
-        y0, y1 = np.float32(rows[0, 4]), np.float32(rows[1, 4])
-        g0, g1 = np.float32(rows[0, 5]), np.float32(rows[1, 5])
-        wee = chi = zyy = zyx = zxx = zero
-        for i in range(n_row):
-            w = ww[i] * use[i]
-            we = w * e[i]
-            z0 = we * (f0 * f[i] + c0 + x0 * x[i] + y0 * gy[i] + g0 * gx[i])
-            z1 = we * (f1 * f[i] + c1 + x1 * x[i] + y1 * gy[i] + g1 * gx[i])
-            wee += we * e[i]
-            zyy += z0 * z0
-            zyx += z0 * z1
-            zxx += z1 * z1
-        n = s_m = s_mm = s_f = s_ff = s_mf = zero
-        for i in range(n_row):
-            inside = one if ww[i] * use[i] > 0.0 else zero
-            variance = max(gain * (m[i] - e[i] + pedestal), smallest) + constant
-            normal = e[i] * e[i] / variance
-            chi += normal
-            n += inside
-            mi, fi = m[i] * inside, model[i] * inside
-            s_m += mi
-            s_mm += mi * m[i]
-            s_f += fi
-            s_ff += fi * model[i]
-            s_mf += mi * model[i]
-        white = pairs = zero
-        for i in range(n_row - 1):
-            w0, w1 = ww[i] * use[i], ww[i + 1] * use[i + 1]
-            w = min(w0, w1)
-            d = e[i] - e[i + 1]
-            white += w * d * d
-            pairs += one if w > 0.0 else zero
-        sums[0] += n
-        sums[1] += wee
-        sums[2] += chi
-        sums[3] += zyy
-        sums[4] += zyx
-        sums[5] += zxx
-        sums[6] += s_m
-        sums[7] += s_mm
-        sums[8] += s_f
-        sums[9] += s_ff
-        sums[10] += s_mf
-        sums[11] += white
-        sums[12] += pairs
-        if limit > 0.0:
-            for i in range(n_row):
-                variance = max(gain * (m[i] - e[i] + pedestal), smallest) + constant
-                struck[j, first + i] = e[i] > limit * np.sqrt(variance)
-    return sums
+def solve(moments: Moments, displacement: Pair) -> LinearFit | None:
+    """The fit, or None where the support is too small, carries no signal, or none that agrees."""
+    if moments.n_bins < 4 * N_REGRESSORS:
+        return None
+    theta, inverse = np.empty(N_REGRESSORS), np.empty((N_REGRESSORS, N_REGRESSORS))
+    if not _solve(moments.normal, moments.right, theta, inverse) or not theta[0] > 0.0:
+        return None
+    fit = LinearFit(displacement, theta, inverse, moments)
+    return fit if np.isfinite(theta).all() else None
 
 
-def fit_linear(
-    frame: Float32, usable: Float32, level: Level, displacement: tuple[int, int]
-) -> LinearFit | None:
+def fit_linear(level: Level, displacement: Pair, seen: LevelView) -> LinearFit | None:
     """Weighted least squares of a frame on the reference at one whole-pixel displacement.
 
     Parameters
     ----------
-    frame
-        Bins of the frame less a pedestal (y, x).
-    usable
-        1 for the bins that count, else 0.
     level
         Regressors of the reference.
     displacement
         Where the scene has moved, px (y, x). With a single bank, a multiple of the factor.
+    seen
+        The frame at that level.
 
     Returns
     -------
     LinearFit or None
         None where the support is too small or carries no signal.
     """
-    bank, bins = bank_of(level, displacement)
-    image, grad_y, grad_x = (locked(level.images[k][bank]) for k in range(3))
-    a, b, squares, number = _normal_sums(
-        locked(frame), locked(usable), image, grad_y, grad_x, locked(level.weight[bank]), *bins
-    )
-    if number < 4 * N_REGRESSORS:
-        return None
-    scale = np.sqrt(np.diag(a))
-    if not np.all(scale > 0.0):
-        return None
-    normal = a / np.outer(scale, scale)
-    if np.linalg.cond(normal) > 1e8:
-        return None
-    inverse = np.linalg.inv(normal) / np.outer(scale, scale)
-    nothing = slice(1, 4)
-    null = squares - b[nothing] @ np.linalg.solve(a[nothing, nothing], b[nothing])
-    return LinearFit(displacement, inverse @ b, inverse, float(null), number)
+    return solve(moments_at(level, displacement, seen), displacement)
+
+
+def slope_at(patch: Patch, displacement: Array) -> Array | None:
+    """Change of the step per displacement, (2, 2)."""
+    columns = []
+    for axis in np.eye(2) * SLOPE_PX:
+        before, after = (
+            solve(patch.at(displacement + sign * axis), patch.corner) for sign in (-1.0, 1.0)
+        )
+        if before is None or after is None:
+            return None
+        columns.append((before.step - after.step) / (2.0 * SLOPE_PX))
+    return np.stack(columns, axis=1)
+
+
+@compiled
+def _bend(plain, images, place, along_y, along_x, offset, bend):  # type: ignore[no-untyped-def]
+    """What moving the reference by interpolation adds to moving it by its gradient, weighted.
+
+    Row by row: along y for each bank along x that is needed, then along x. ``along``: for each
+    point its bank, its bins, and (as a fraction) its weight.
+    """
+    rows, columns = images.shape[3], images.shape[4]
+    banks = images.shape[1]
+    n_y, n_x = bend.shape
+    b_y, b_x, q_y, q_x = place
+    first, last = max(0, q_x), min(n_x, columns + q_x)
+    step_y, step_x = np.float32(offset[0]), np.float32(offset[1])
+    down = np.empty((banks, columns), np.float32)
+    used = np.zeros(banks, np.bool_)
+    for t in range(along_x.shape[0]):
+        used[int(along_x[t, 0])] = True
+    for j in range(max(0, q_y), min(n_y, rows + q_y)):
+        for bank in range(banks):
+            if not used[bank]:
+                continue
+            total = down[bank]
+            total[:] = np.float32(0.0)
+            for t in range(along_y.shape[0]):
+                row = j - int(along_y[t, 1])
+                if row < 0 or row >= rows:
+                    continue
+                tap = np.float32(along_y[t, 2])
+                source = plain[int(along_y[t, 0]), bank, row]
+                for i in range(columns):
+                    total[i] += tap * source[i]
+        into = bend[j]
+        for t in range(along_x.shape[0]):
+            q = int(along_x[t, 1])
+            start, stop = max(0, q), min(n_x, columns + q)
+            tap = np.float32(along_x[t, 2])
+            part, source = into[start:stop], down[int(along_x[t, 0]), start - q : stop - q]
+            for i in range(part.size):
+                part[i] += tap * source[i]
+        root = images[0, b_y, b_x, j - q_y, first - q_x : last - q_x]
+        image = images[1, b_y, b_x, j - q_y, first - q_x : last - q_x]
+        grad_y = images[2, b_y, b_x, j - q_y, first - q_x : last - q_x]
+        grad_x = images[3, b_y, b_x, j - q_y, first - q_x : last - q_x]
+        part = into[first:last]
+        for i in range(part.size):
+            linear = image[i] - step_y * grad_y[i] - step_x * grad_x[i]
+            part[i] = root[i] * part[i] - linear
+
+
+def _points(level: Level, displacement: float) -> Array:
+    """The six whole-pixel displacements around one: bank, bins and weight of each."""
+    below = int(np.floor(displacement))
+    bins, banks = np.divmod(np.arange(below - 2, below + 4), level.factor)
+    return np.stack([banks, bins, lagrange(displacement - below, 6)], axis=1).astype(np.float64)
+
+
+@compiled_sums
+def _residual_sums(  # type: ignore[no-untyped-def]
+    frame, usable, images, place, bend, theta, rows, limit, marks, sums
+):
+    """Sums over residuals; returns how many bins are marked."""
+    n_y, n_x = frame.shape
+    b_y, b_x, q_y, q_x = place
+    first, last = max(0, q_x), min(n_x, images.shape[4] + q_x)
+    n_out = 0
+    if last <= first:
+        return n_out
+    zero = np.float32(0.0)
+    trust = np.float32(MODEL_ERROR) * np.float32(theta[0])
+    start, stop = first - q_x, last - q_x
+    x, e = np.empty(last - first, np.float32), np.empty(last - first, np.float32)
+    for i in range(last - first):
+        x[i] = np.float32((first + i + 0.5) / n_x - 0.5)
+    a, along = np.float32(theta[0]), np.float32(theta[3])
+    step_y, step_x = np.float32(theta[4]), np.float32(theta[5])
+    f0, f1 = np.float32(rows[0, 0]), np.float32(rows[1, 0])
+    x0, x1 = np.float32(rows[0, 3]), np.float32(rows[1, 3])
+    y0, y1 = np.float32(rows[0, 4]), np.float32(rows[1, 4])
+    g0, g1 = np.float32(rows[0, 5]), np.float32(rows[1, 5])
+    for j in range(max(0, q_y), min(n_y, images.shape[3] + q_y)):
+        y = (j + 0.5) / n_y - 0.5
+        background = np.float32(theta[1] + theta[2] * y)
+        c0 = np.float32(rows[0, 1] + rows[0, 2] * y)
+        c1 = np.float32(rows[1, 1] + rows[1, 2] * y)
+        m, use = frame[j, first:last], usable[j, first:last]
+        root = images[0, b_y, b_x, j - q_y, start:stop]
+        image = images[1, b_y, b_x, j - q_y, start:stop]
+        grad_y = images[2, b_y, b_x, j - q_y, start:stop]
+        grad_x = images[3, b_y, b_x, j - q_y, start:stop]
+        bent = bend[min(j, bend.shape[0] - 1), first:last]
+        zyy = zyx = zxx = weighted = zero
+        number, out = np.int32(0), np.int32(0)
+        for i in range(m.size):
+            flag = np.float32(use[i])
+            left = (m[i] - background - along * x[i]) * root[i]
+            left -= a * (image[i] + bent[i]) + step_y * grad_y[i] + step_x * grad_x[i]
+            left *= flag
+            e[i] = left
+            p0 = f0 * image[i] + (c0 + x0 * x[i]) * root[i] + y0 * grad_y[i] + g0 * grad_x[i]
+            p1 = f1 * image[i] + (c1 + x1 * x[i]) * root[i] + y1 * grad_y[i] + g1 * grad_x[i]
+            z0, z1 = left * p0, left * p1
+            zyy += z0 * z0
+            zyx += z0 * z1
+            zxx += z1 * z1
+            weighted += left * left
+            number += np.int32(left != zero)
+            out += np.int32(abs(left) > limit + trust * max(image[i], zero))
+        white = zero
+        pairs = np.int32(0)
+        # Nothing is left where no bin counts, and only there.
+        here, beside = e[:-1], e[1:]
+        for i in range(here.size):
+            both = (here[i] != zero) & (beside[i] != zero)
+            d = here[i] - beside[i] if both else zero
+            white += d * d
+            pairs += np.int32(both)
+        sums[0] += number
+        sums[1] += weighted
+        sums[2] += zyy
+        sums[3] += zyx
+        sums[4] += zxx
+        sums[5] += white
+        sums[6] += pairs
+        if out > 0:
+            n_out += out
+            for i in range(m.size):
+                far = limit + trust * max(image[i], zero)
+                marks[j, first + i] = 1 if e[i] > far else (-1 if e[i] < -far else 0)
+    return n_out
 
 
 def residuals(
-    frame: Float32,
-    usable: Float32,
     level: Level,
     fit: LinearFit,
-    noise: tuple[float, float, float, float],
+    seen: LevelView,
     *,
-    struck_limit: float = 0.0,
-    struck: NDArray[np.bool_] | None = None,
+    limit: float = np.inf,
+    marks: NDArray[np.int8] | None = None,
+    curved: bool = False,
 ) -> Residuals:
-    """What a fit leaves: chi2, ncc, and the covariance of the displacement that it implies.
+    """What a fit leaves, and the covariance of the displacement that it implies.
 
     Parameters
     ----------
-    frame, usable, level, fit
+    level, fit, seen
         As in :func:`fit_linear`.
-    noise
-        Pedestal of ``frame`` (counts), variance of a bin per count, its constant part, and the
-        smallest variance to assume.
-    struck_limit, struck
-        Bins whose residual is above so many standard deviations are marked in ``struck``.
-
-    Returns
-    -------
-    Residuals
-        ``influence``: sum of squares of each bin's part in the linear step, px^2 (2, 2): the
-        covariance of the step, from the residuals themselves (White's estimate).
+    limit, marks
+        Bins whose weighted residual is beyond the limit, and a quarter of the signal more, are
+        marked in ``marks``: 1 where it is positive, -1 where negative.
+    curved
+        Whether the reference is moved by interpolation instead of its gradient.
     """
-    bank, bins = bank_of(level, fit.displacement)
-    images = level.images[:, bank[0], bank[1]]
-    rows = fit.inverse[4:6] / fit.theta[0]
-    marks = np.zeros(frame.shape, np.bool_) if struck is None else struck
-    sums = _residual_sums(
-        locked(frame),
-        locked(usable),
-        locked(images),
-        locked(level.weight[bank]),
-        *bins,
+    images = locked(level.images)
+    bend = np.zeros((1, seen.mean.shape[1]), np.float32)
+    if curved:
+        bend = np.zeros(seen.mean.shape, np.float32)
+        along = [_points(level, float(u)) for u in fit.displacement + fit.step]
+        place = level.place(fit.displacement)
+        _bend(locked(level.plain), images, place, *along, fit.step, bend)
+    table = np.empty((0, 0), np.int8) if marks is None else marks
+    sums = np.zeros(7)
+    n_marked = _residual_sums(
+        locked(seen.mean),
+        locked(seen.usable),
+        images,
+        level.place(fit.displacement),
+        bend,
         fit.theta,
-        rows,
-        np.array([*noise, struck_limit]),
-        marks,
+        fit.inverse[4:6] / fit.theta[0],
+        np.float32(limit if marks is not None else np.inf),
+        table,
+        sums,
     )
-    n = max(float(sums[0]), 1.0)
-    m_var = sums[7] - sums[6] ** 2 / n
-    f_var = sums[9] - sums[8] ** 2 / n
-    covariance = sums[10] - sums[6] * sums[8] / n
-    ncc = covariance / np.sqrt(m_var * f_var) if m_var > 0.0 and f_var > 0.0 else 0.0
+    number, weighted, zyy, zyx, zxx, white, pairs = (float(v) for v in sums)
     return Residuals(
-        n_bins=int(sums[0]),
-        weighted=float(sums[1]),
-        chi2=float(sums[2]) / n,
-        white=0.5 * float(sums[11]) / max(float(sums[12]), 1.0),
-        ncc=float(np.clip(ncc, -1.0, 1.0)),
-        influence=np.array([[sums[3], sums[4]], [sums[4], sums[5]]]),
-        suspects=int(np.count_nonzero(marks)) if struck_limit > 0.0 else 0,
+        n_bins=int(number),
+        weighted=weighted,
+        white=0.5 * white / max(pairs, 1.0),
+        influence=np.array([[zyy, zyx], [zyx, zxx]]),
+        n_marked=int(n_marked),
     )
 
 

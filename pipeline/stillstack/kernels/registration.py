@@ -119,8 +119,7 @@ def register_frame(
     seen = observe(frame, reference, valid)
     if isinstance(seen, int):
         return _rejected(seen)
-    ncc = search(seen.coarse, seen.coarse_valid, reference.search, is_static=seen.static_coarse)
-    peak = find_peak(ncc)
+    peak = find_peak(_coarse_map(seen, reference))
     if peak is None:
         return _rejected(seen.status | Status.LOW_NCC)
     start = np.array(peak.displacement) * reference.levels[0].factor
@@ -129,6 +128,15 @@ def register_frame(
     if found is None:
         return _rejected(_limit(peak, seen.status) | Status.NOT_CONVERGED, peak_ratio=ratio)
     return _judge(found, peak, ratio, seen, reference)
+
+
+def _coarse_map(seen: Observation, reference: Reference) -> Array:
+    """Correlation at every displacement of the window, at the coarsest level."""
+    view, level = seen.levels[0], reference.levels[0]
+    number = max(int(np.count_nonzero(view.usable)), 1)
+    mean = np.float32(view.mean.sum(dtype=np.float64) / number)
+    centred = (view.mean - mean) * view.usable
+    return search(centred, view.usable, reference.search, is_static=view.usable is level.usable)
 
 
 def frame_validity(
@@ -152,7 +160,8 @@ def frame_validity(
     valid
         As given to :func:`register_frame`.
     """
-    frame, static = as_frame(frame, reference, valid)
+    frame, own = as_frame(frame, reference, valid)
+    static = reference.frame_valid if valid is None else reference.frame_valid & own
     result = value_validity(frame, static, reference.settings.rules).valid
     if not status & Status.STRUCK or shift is None or not np.all(np.isfinite(shift)):
         return result
@@ -176,7 +185,7 @@ def _judge(
     status = _limit(peak, seen.status)
     if np.any(np.abs(u) > settings.max_shift_px):
         status |= Status.AT_LIMIT
-    overlap = left.n_bins * level.factor**2 / np.count_nonzero(reference.valid)
+    overlap = left.n_bins * level.factor**2 / reference.n_valid
     if overlap < settings.min_overlap:
         status |= Status.LOW_OVERLAP
     if _correlates_too_little(fit, left, settings.min_ncc):
@@ -195,12 +204,12 @@ def _judge(
         shift=nothing if rejected else -u,
         shift_std=nothing if rejected else std,
         shift_corr=float(covariance[0, 1] / std.prod()) if std.prod() > 0.0 else 0.0,
-        ncc=left.ncc,
+        ncc=fit.ncc,
         peak_ratio=ratio,
         overlap=float(overlap),
-        chi2=left.chi2,
+        chi2=left.weighted / found.expected,
         intensity=intensity,
-        background=float(fit.theta[1] + seen.offset - intensity * reference.offset),
+        background=float(fit.theta[1] + seen.pedestal - intensity * reference.offset),
         n_struck=int(found.struck.size),
         status=int(status),
     )
@@ -208,7 +217,7 @@ def _judge(
 
 def _correlates_too_little(fit: LinearFit, left: Residuals, min_ncc: float | None) -> bool:
     if min_ncc is not None:
-        return left.ncc < min_ncc
+        return fit.ncc < min_ncc
     # White noise as the residuals themselves show it, whatever the gain is thought to be.
     white = max(left.white, 1e-12)
     scale = max(left.weighted / max(left.n_bins, 1), white)

@@ -81,7 +81,7 @@ def value_validity(
     n_non_finite = int(np.count_nonzero(offends & static))
     with np.errstate(invalid="ignore"):
         saturated = (frame > high) & ~offends & static
-        offends |= _grown(saturated, grow_px) | (frame > high) | (frame < low)
+        offends |= grown(saturated, grow_px) | (frame > high) | (frame < low)
     for value in rules.equal:
         offends |= frame == value
     valid = static & ~offends
@@ -94,7 +94,7 @@ def value_validity(
     )
 
 
-def _grown(chosen: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
+def grown(chosen: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
     """``chosen`` and all pixels within a square of ``by_px`` around them."""
     if by_px == 0 or not chosen.any():
         return chosen
