@@ -225,7 +225,7 @@ def prepare_search(
 
 
 def search(
-    frame: NDArray[np.float32], valid: NDArray[np.bool_], prepared: Search, *, is_static: bool
+    frame: NDArray[np.float32], valid: NDArray[Any], prepared: Search, *, is_static: bool
 ) -> NDArray[np.float64]:
     """Masked normalized correlation at every displacement of the window.
 
@@ -264,7 +264,7 @@ def search(
 
 
 def _own_sums(
-    frame_valid: NDArray[np.bool_], prepared: Search
+    frame_valid: NDArray[Any], prepared: Search
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Overlap, and sums of the reference and its square over a frame's valid bins."""
     q = frame_valid.astype(np.float32)

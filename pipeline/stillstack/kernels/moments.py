@@ -153,7 +153,7 @@ def _normal_sums(usable, images, place, a):  # type: ignore[no-untyped-def]
             sxx += rx * x[i]
             sxf += gx * image[i]
             sxg += gx * gx
-        number += count
+        number += int(count)
         a[0, 0] += wff
         a[0, 1] += wf
         a[0, 2] += wf * y

@@ -75,9 +75,9 @@ def observe(
         return int(status | Status.LOW_OVERLAP)
     if pyramid.is_flat(fine, usable) and _is_blank(frame, reference.frame_valid & own):
         return int(status | Status.BLANK)
-    ceiling = np.float32(_ceiling(own_level, reference) - pedestal)
+    ceiling = _ceiling(own_level, reference) - pedestal
     brighter = bool(pyramid.exceeds(fine, ceiling))
-    mean = np.minimum(fine, ceiling) if brighter else fine
+    mean = np.minimum(fine, np.float32(ceiling)) if brighter else fine
     static = usable is level.usable
     levels = _levels(mean, usable, reference, static=static)
     if not static and not levels[0].usable.any():

@@ -149,7 +149,7 @@ def prepare_reference(
         search=search,
         levels=levels,
         slope=denoised.slope,
-        unslope=np.linalg.inv(denoised.slope),
+        unslope=np.asarray(np.linalg.inv(denoised.slope), np.float64),
         cubic=denoised.cubic,
         points=points,
         filled=_is_filled(frame_valid, factor),

@@ -35,23 +35,26 @@ SAMPLED_ROWS = 16
 def _bin_by_four(words, pedestal, usable, out):  # type: ignore[no-untyped-def]
     """uint16 by 4x4: four pixels a word, whose even and odd ones are summed side by side.
 
-    Returns the bits that are set in any pixel.
+    Returns the bits that are set in any pixel. One row after the other: four at once keep the
+    memory waiting, at half as much time again.
     """
     n_y, n_x = out.shape
     scale, zero = np.float32(1.0 / 16.0), np.float32(0.0)
+    total = np.empty(n_x, np.uint64)
     bits = np.uint64(0)
     for j in range(n_y):
-        a, b, c, d = words[4 * j], words[4 * j + 1], words[4 * j + 2], words[4 * j + 3]
+        row = words[4 * j]
+        for i in range(n_x):
+            total[i] = (row[i] & _EVEN) + ((row[i] >> _HALF) & _EVEN)
+            bits |= row[i]
+        for k in range(1, 4):
+            row = words[4 * j + k]
+            for i in range(n_x):
+                total[i] += (row[i] & _EVEN) + ((row[i] >> _HALF) & _EVEN)
+                bits |= row[i]
         into, use = out[j], usable[j]
         for i in range(n_x):
-            total = (
-                ((a[i] & _EVEN) + ((a[i] >> _HALF) & _EVEN))
-                + ((b[i] & _EVEN) + ((b[i] >> _HALF) & _EVEN))
-                + ((c[i] & _EVEN) + ((c[i] >> _HALF) & _EVEN))
-                + ((d[i] & _EVEN) + ((d[i] >> _HALF) & _EVEN))
-            )
-            bits |= a[i] | b[i] | c[i] | d[i]
-            count = np.int32((total & _LOW) + (total >> _WORD)) - pedestal
+            count = np.int32((total[i] & _LOW) + (total[i] >> _WORD)) - pedestal
             into[i] = np.float32(count) * scale if use[i] else zero
     bits |= bits >> _WORD
     return (bits | (bits >> _HALF)) & np.uint64(0xFFFF)
@@ -62,15 +65,18 @@ def _bin_by_two(words, pedestal, usable, out):  # type: ignore[no-untyped-def]
     """uint16 by 2x2: two pixels a word. Returns the bits that are set in any pixel."""
     n_y, n_x = out.shape
     scale, zero = np.float32(0.25), np.float32(0.0)
+    total = np.empty(n_x, np.uint32)
     bits = np.uint32(0)
     for j in range(n_y):
-        a, b = words[2 * j], words[2 * j + 1]
+        row = words[2 * j]
+        for i in range(n_x):
+            total[i] = (row[i] & _EVEN32) + (row[i] >> _HALF32)
+            bits |= row[i]
+        row = words[2 * j + 1]
         into, use = out[j], usable[j]
         for i in range(n_x):
-            upper = (a[i] & _EVEN32) + (a[i] >> _HALF32)
-            lower = (b[i] & _EVEN32) + (b[i] >> _HALF32)
-            bits |= np.uint32(a[i] | b[i])
-            count = np.int32(upper + lower) - pedestal
+            count = np.int32(total[i] + (row[i] & _EVEN32) + (row[i] >> _HALF32)) - pedestal
+            bits |= row[i]
             into[i] = np.float32(count) * scale if use[i] else zero
     return np.uint64((bits | (bits >> _HALF32)) & _EVEN32)
 
@@ -239,7 +245,7 @@ def _n_outside(frame, static, valid, limits):  # type: ignore[no-untyped-def]
         for i in range(row.size):
             inside = (limits.dtype.type(row[i]) >= low) & (limits.dtype.type(row[i]) <= high)
             number += np.int32(flag[i] & own[i] & np.uint8(not inside))
-        found += number
+        found += int(number)
     return found
 
 
@@ -337,7 +343,7 @@ def bin_filled(
     flags = (locked(static.view(np.uint8)), locked(valid.view(np.uint8)))
     good = np.zeros((factor, frame.shape[1] + 2 * _MARGIN), np.uint8)
     if _is_packed(frame, factor):
-        words = band.view(_PACKED[factor][1])
+        words: NDArray[Any] = band.view(_PACKED[factor][1])
         level = np.int32(pedestal * factor**2)
         bits = _filled_packed(frame, *flags, level, factor, band, words, good, out, usable)
         return out, usable, int(bits)

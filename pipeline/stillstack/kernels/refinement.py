@@ -63,7 +63,8 @@ class LinearFit:
     @property
     def step(self) -> Array:
         """The rest of the displacement as the linear model sees it, px (y, x)."""
-        return -self.theta[4:6] / self.theta[0]
+        step: Array = -self.theta[4:6] / self.theta[0]
+        return step
 
     @property
     def null_residual(self) -> float:
@@ -323,7 +324,7 @@ def _residual_sums(  # type: ignore[no-untyped-def]
         sums[5] += white
         sums[6] += pairs
         if out > 0:
-            n_out += out
+            n_out += int(out)
             for i in range(m.size):
                 far = limit + trust * max(image[i], zero)
                 marks[j, first + i] = 1 if e[i] > far else (-1 if e[i] < -far else 0)
