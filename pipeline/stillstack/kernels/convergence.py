@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,16 +66,18 @@ def converge(seen: Observation, reference: Reference, start: Array) -> Convergen
             fit = refinement.fit_linear(level, near, view)
             if fit is None:
                 break
-            step = np.clip(fit.step * level.scale, -level.factor, level.factor)
-            u = np.array(near) + step
-            if np.abs(step).max() < 0.6 * level.factor:
+            # A handful of numbers: plain floats are faster than arrays of two.
+            scaled = (fit.step * level.scale).tolist()
+            y, x = (min(max(s, -level.factor), level.factor) for s in scaled)
+            u = np.array([near[0] + y, near[1] + x])
+            if max(abs(y), abs(x)) < 0.6 * level.factor:
                 break
     return settle(seen, reference, u)
 
 
 def _nearest(u: Array, factor: int) -> Pair:
-    y, x = (round(float(v) / factor) * factor for v in u)
-    return y, x
+    y, x = u.tolist()
+    return round(y / factor) * factor, round(x / factor) * factor
 
 
 def settle(seen: Observation, reference: Reference, start: Array) -> Convergence | None:
@@ -86,14 +89,14 @@ def settle(seen: Observation, reference: Reference, start: Array) -> Convergence
         if solved is None:
             return None
         u, slope, fit, inside = solved
-        marks = np.zeros(view.mean.shape, np.int8)
         noise = expected_residual(fit, seen, reference)
-        limit = STRUCK_SIGMA * np.sqrt(noise / max(fit.moments.n_bins, 1))
-        left = refinement.residuals(
-            level, fit, inside, limit=limit, marks=marks, curved=reference.points > 1
-        )
+        limit = STRUCK_SIGMA * math.sqrt(noise / max(fit.moments.n_bins, 1))
+        curved = reference.points > 1
+        left = refinement.residuals(level, fit, inside, limit=limit, curved=curved)
         if not left.n_marked and not seen.brighter:
             break
+        marks = np.zeros(view.mean.shape, np.int8)
+        refinement.residuals(level, fit, inside, limit=limit, marks=marks, curved=curved)
         # Off the support no residual tells; what is brighter than any of the scene is struck there.
         bright = (marks > 0) | (seen.fine > seen.levels[-1].mean)
         more = np.setdiff1d(struck_pixels(bright, seen, reference), struck)
@@ -140,7 +143,8 @@ def _solve(view: LevelView, reference: Reference, start: Array) -> Solved | None
         if fit is None:
             return None
         step = reference.unslope @ fit.step
-        if np.abs(step).max() <= LARGEST_STEP_PX:
+        y, x = step.tolist()
+        if max(abs(y), abs(x)) <= LARGEST_STEP_PX:
             if reference.points > 1:
                 return _between(view, reference, near + step)
             u = near + refinement.cubic_inverse(step, reference.cubic)
@@ -182,8 +186,8 @@ def expected_residual(fit: LinearFit, seen: Observation, reference: Reference) -
     pixels = reference.levels[-1].factor ** 2
     # What of the frame's mean brings photon noise is known where the reference has no pedestal.
     counted = reference.offset - reference.pedestal if reference.pedestal > 0.0 else seen.pedestal
-    weights = fit.moments.normal[1]
-    counts = float(fit.theta[:4] @ weights[:4]) + counted * weights[1]
+    weights = fit.moments.normal[1].tolist()
+    scene = sum(t * w for t, w in zip(fit.theta[:4].tolist(), weights[:4], strict=True))
     typical = gain * max(counted, 0.0) + read_noise**2
-    variance = gain * counts + read_noise**2 * weights[1]
-    return float(max(variance, 0.05 * typical * weights[1], 1e-30)) / pixels
+    variance = gain * (scene + counted * weights[1]) + read_noise**2 * weights[1]
+    return max(variance, 0.05 * typical * weights[1], 1e-30) / pixels

@@ -28,6 +28,33 @@ from stillstack.kernels.compiling import compiled, compiled_sums, locked
 Pair = tuple[int, int]
 
 
+@compiled
+def _combine(n, f_sum, f_square, m_sum, m_square, product, min_overlap, resolution, out):  # type: ignore[no-untyped-def]
+    """The six masked sums into the coefficient; NaN where the overlap is too small."""
+    floors = np.zeros(3)
+    for i in range(n.size):
+        if n[i] < min_overlap:
+            continue
+        f_var = max(f_square[i] - f_sum[i] ** 2 / n[i], 0.0)
+        m_var = max(m_square[i] - m_sum[i] ** 2 / n[i], 0.0)
+        floors[0] = max(floors[0], np.sqrt(f_var * m_var))
+        floors[1] = max(floors[1], abs(f_square[i]))
+        floors[2] = max(floors[2], abs(m_square[i]))
+    # Rounding leaves a variance of a constant patch slightly above zero: it carries no signal.
+    floors *= 1e3 * resolution
+    for i in range(n.size):
+        if n[i] < min_overlap:
+            out[i] = np.nan
+            continue
+        f_var = max(f_square[i] - f_sum[i] ** 2 / n[i], 0.0)
+        m_var = max(m_square[i] - m_sum[i] ** 2 / n[i], 0.0)
+        scale = np.sqrt(f_var * m_var)
+        value = 0.0
+        if scale > floors[0] and f_var > floors[1] and m_var > floors[2]:
+            value = (product[i] - f_sum[i] * m_sum[i] / n[i]) / scale
+        out[i] = min(max(value, -1.0), 1.0)
+
+
 def _ncc(
     n: NDArray[Any],
     ff: tuple[NDArray[Any], NDArray[Any]],
@@ -36,21 +63,11 @@ def _ncc(
     min_overlap: float,
 ) -> NDArray[np.float64]:
     """Combine the six masked sums; NaN where the overlap is too small, 0 where nothing varies."""
-    enough = n >= max(min_overlap, 1.0)
-    count = np.where(enough, n, 1.0)
-    f_sum, f_square = ff
-    m_sum, m_square = mm
-    f_var = np.maximum(f_square - f_sum**2 / count, 0.0)
-    m_var = np.maximum(m_square - m_sum**2 / count, 0.0)
-    denominator = np.sqrt(f_var * m_var)
-    # Rounding leaves a variance of a constant patch slightly above zero: it carries no signal.
+    out = np.empty(n.shape)
+    sums = [locked(a.astype(np.float64, copy=False)).ravel() for a in (n, *ff, *mm, fm)]
     resolution = float(np.finfo(fm.dtype).eps)
-    floor = 1e3 * resolution * float(np.abs(denominator).max(initial=0.0))
-    varies = denominator > floor
-    for variance, square in ((f_var, f_square), (m_var, m_square)):
-        varies &= variance > 1e3 * resolution * float(np.abs(square).max(initial=0.0))
-    value = np.where(varies, (fm - f_sum * m_sum / count) / np.where(varies, denominator, 1.0), 0.0)
-    return np.where(enough, np.clip(value, -1.0, 1.0), np.nan)
+    _combine(*sums, max(min_overlap, 1.0), resolution, out.ravel())
+    return out
 
 
 def correlate_masked(
@@ -206,8 +223,8 @@ def prepare_search(
     blank = Search(
         radius,
         (image.shape[0], image.shape[1]),
-        _margined(image, radius, 0),
-        _margined(valid.astype(np.float32), radius, 0),
+        _flat(image, radius),
+        _flat(valid, radius),
         transforms,
         nothing,
         nothing,
@@ -225,16 +242,16 @@ def prepare_search(
 
 
 def search(
-    frame: NDArray[np.float32], valid: NDArray[Any], prepared: Search, *, is_static: bool
+    mean: NDArray[np.float32], valid: NDArray[Any], prepared: Search, *, is_static: bool
 ) -> NDArray[np.float64]:
     """Masked normalized correlation at every displacement of the window.
 
     Parameters
     ----------
-    frame
-        Frame level (y, x), its own mean taken off, 0 where invalid.
+    mean
+        Frame level (y, x); its own mean over the valid bins is taken off.
     valid
-        Its valid bins.
+        Its valid bins, 1 or True.
     prepared
         The reference, from :func:`prepare_search`.
     is_static
@@ -249,8 +266,10 @@ def search(
     overlap, sums, squares = prepared.overlap, prepared.sums, prepared.squares
     if not is_static:
         overlap, sums, squares = _own_sums(valid, prepared)
+    flat, frame = _margined(prepared.shape, prepared.radius, prepared.radius)
+    _centre(locked(mean), locked(valid.view(np.uint8)), frame)
     if prepared.transforms is None:
-        found = _lagged(prepared, frame, squared=False)
+        found = _lagged(prepared, flat, squared=False)
         product, frame_sums, frame_squares = found[0], found[1], found[2]
     else:
         own, radius = prepared.transforms, prepared.radius
@@ -263,13 +282,32 @@ def search(
     )
 
 
+@compiled
+def _centre(mean, valid, out):  # type: ignore[no-untyped-def]
+    """Values less their own mean over the valid bins, 0 elsewhere."""
+    n_y, n_x = mean.shape
+    total, number = 0.0, 0
+    for j in range(n_y):
+        part, count = np.float32(0.0), np.int32(0)
+        for i in range(n_x):
+            part += mean[j, i] if valid[j, i] else np.float32(0.0)
+            count += np.int32(valid[j, i])
+        total += np.float64(part)
+        number += count
+    level = np.float32(total / number) if number > 0 else np.float32(0.0)
+    for j in range(n_y):
+        for i in range(n_x):
+            out[j, i] = mean[j, i] - level if valid[j, i] else np.float32(0.0)
+
+
 def _own_sums(
     frame_valid: NDArray[Any], prepared: Search
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Overlap, and sums of the reference and its square over a frame's valid bins."""
-    q = frame_valid.astype(np.float32)
+    flat, q = _margined(prepared.shape, prepared.radius, prepared.radius)
+    q[:] = frame_valid
     if prepared.transforms is None:
-        found = _lagged(prepared, q, squared=True)
+        found = _lagged(prepared, flat, squared=True)
         return np.rint(found[1]), found[0], found[2]
     own, radius = prepared.transforms, prepared.radius
     q_t = fft.rfft2(q, own.size)
@@ -301,27 +339,39 @@ def _window(
     return full[np.ix_(lags, lags)]  # type: ignore[no-any-return]
 
 
-def _margined(image: NDArray[np.float32], across: int, around: int) -> NDArray[np.float32]:
-    """Image as one row after the other, zeros between them and around the whole.
+def _margined(
+    shape: Pair, across: int, around: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Room for an image, one row after the other with zeros between them and around the whole.
 
     A displacement is then an offset in the flat array: one long inner product each.
+
+    Returns
+    -------
+    The flat array, and the image's place in it (y, x).
     """
-    n_y, n_x = image.shape
+    n_y, n_x = shape
     stride = n_x + across
-    flat = np.zeros((n_y + 2 * around) * stride + 2 * around, np.float32)
+    flat = np.zeros((n_y + 2 * around) * stride + 2 * around + 1, np.float32)
     first = around * stride + around
-    flat[first : first + n_y * stride].reshape(n_y, stride)[:, :n_x] = image
-    return flat
+    return flat, flat[first : first + n_y * stride].reshape(n_y, stride)[:, :n_x]
 
 
-def _lagged(prepared: Search, frame: NDArray[np.float32], *, squared: bool) -> NDArray[np.float32]:
+def _flat(image: NDArray[Any], across: int) -> NDArray[np.float32]:
+    flat, place = _margined((image.shape[0], image.shape[1]), across, 0)
+    place[:] = image
+    return flat[: image.shape[0] * (image.shape[1] + across)]
+
+
+def _lagged(
+    prepared: Search, frame: NDArray[np.float32], *, squared: bool
+) -> NDArray[np.float32]:
     """Sums (3, lags, lags) of f m, p m and p m^2, or of f^2 m where ``squared``."""
     radius = prepared.radius
     out = np.zeros((3, 2 * radius + 1, 2 * radius + 1), np.float32)
     stride = prepared.shape[1] + radius
     lag_sums = _lag_sums_squared if squared else _lag_sums
-    padded = _margined(frame, radius, radius)
-    lag_sums(locked(prepared.image), locked(prepared.valid), locked(padded), stride, radius, out)
+    lag_sums(locked(prepared.image), locked(prepared.valid), locked(frame), stride, radius, out)
     return out
 
 
@@ -332,18 +382,29 @@ def _lag_sums(image, valid, frame, stride, radius, out):  # type: ignore[no-unty
     for first in range(0, image.size, _PART):
         f, p = image[first : first + _PART], valid[first : first + _PART]
         for dy in range(-radius, radius + 1):
-            for dx in range(-radius, radius + 1):
+            for dx in range(-radius, radius + 1, 2):
+                # Two at once: a processor reads less often than it multiplies.
                 start = origin + first + dy * stride + dx
-                m = frame[start : start + f.size]
+                m, q = frame[start : start + f.size], frame[start + 1 : start + 1 + f.size]
                 product = total = square = np.float32(0.0)
+                product1 = total1 = square1 = np.float32(0.0)
                 for i in range(f.size):
                     product += f[i] * m[i]
                     weighted = p[i] * m[i]
                     total += weighted
                     square += weighted * m[i]
-                out[0, radius + dy, radius + dx] += product
-                out[1, radius + dy, radius + dx] += total
-                out[2, radius + dy, radius + dx] += square
+                    product1 += f[i] * q[i]
+                    weighted1 = p[i] * q[i]
+                    total1 += weighted1
+                    square1 += weighted1 * q[i]
+                at = radius + dx
+                out[0, radius + dy, at] += product
+                out[1, radius + dy, at] += total
+                out[2, radius + dy, at] += square
+                if dx < radius:
+                    out[0, radius + dy, at + 1] += product1
+                    out[1, radius + dy, at + 1] += total1
+                    out[2, radius + dy, at + 1] += square1
 
 
 @compiled_sums
@@ -395,32 +456,43 @@ def find_peak(ncc: NDArray[np.float64], *, min_prominence: float = 0.05) -> Peak
     Peak or None
         None where nothing correlates.
     """
-    known = np.where(np.isfinite(ncc), ncc, -2.0)
-    best = int(known.argmax())
-    j, i = divmod(best, ncc.shape[1])
-    value = float(known[j, i])
+    y, x, value, second, at_border = _peak_of(ncc, min_prominence)
     if value <= 0.0:
         return None
-    radius = (ncc.shape[0] // 2, ncc.shape[1] // 2)
-    order = np.argsort(-known, axis=None, kind="stable")
-    second = float(_second_peak(known, order, min_prominence * value))
-    at_border = j in (0, ncc.shape[0] - 1) or i in (0, ncc.shape[1] - 1)
-    fraction = (
-        (0.0, 0.0)
-        if at_border
-        else (_vertex(known[j - 1 : j + 2, i]), _vertex(known[j, i - 1 : i + 2]))
-    )
-    displacement = (j - radius[0] + fraction[0], i - radius[1] + fraction[1])
-    return Peak(displacement, value, max(second, 0.0), at_border)
+    return Peak((y, x), value, second, bool(at_border))
 
 
-def _vertex(three: NDArray[np.float64]) -> float:
+@compiled
+def _vertex(left, middle, right):  # type: ignore[no-untyped-def]
     """Offset of the vertex of the parabola through three points about the middle one."""
-    left, middle, right = (float(v) for v in three)
     curvature = left - 2.0 * middle + right
     if min(left, right) < -1.0 or curvature >= 0.0:
         return 0.0
-    return float(np.clip(0.5 * (left - right) / curvature, -0.5, 0.5))
+    return min(max(0.5 * (left - right) / curvature, -0.5), 0.5)
+
+
+@compiled
+def _peak_of(ncc, min_prominence):  # type: ignore[no-untyped-def]
+    known, order = _descending(ncc)
+    n_y, n_x = ncc.shape
+    j, i = order[0] // n_x, order[0] % n_x
+    value = known[j, i]
+    if value <= 0.0:
+        return 0.0, 0.0, value, 0.0, False
+    second = max(_second_peak(known, order, min_prominence * value), 0.0)
+    y, x = float(j - n_y // 2), float(i - n_x // 2)
+    at_border = j == 0 or i == 0 or j == n_y - 1 or i == n_x - 1
+    if not at_border:
+        y += _vertex(known[j - 1, i], value, known[j + 1, i])
+        x += _vertex(known[j, i - 1], value, known[j, i + 1])
+    return y, x, value, second, at_border
+
+
+@compiled
+def _descending(ncc):  # type: ignore[no-untyped-def]
+    """The map with -2 where unknown, and its places from the highest on."""
+    known = np.where(np.isnan(ncc), -2.0, ncc)
+    return known, np.argsort(-known.ravel(), kind="mergesort")
 
 
 @compiled

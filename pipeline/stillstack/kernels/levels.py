@@ -64,7 +64,8 @@ class Level:
 
     def place(self, displacement: Pair) -> tuple[int, int, int, int]:
         """Bank (y, x) that holds a whole-pixel displacement, and by how many bins to move it."""
-        (q_y, r_y), (q_x, r_x) = (divmod(int(u), self.factor) for u in displacement)
+        q_y, r_y = divmod(displacement[0], self.factor)
+        q_x, r_x = divmod(displacement[1], self.factor)
         return (0, 0, q_y, q_x) if self.banks == 1 else (r_y, r_x, q_y, q_x)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels.compiling import compiled, locked
+from stillstack.kernels.compiling import compiled, compiled_sums, locked
 
 Float32 = NDArray[np.float32]
 Flags = NDArray[np.uint8]
@@ -249,18 +249,18 @@ def _n_outside(frame, static, valid, limits):  # type: ignore[no-untyped-def]
     return found
 
 
-@compiled
+@compiled_sums
 def _sample_rows(frame, static, valid, first, step, means):  # type: ignore[no-untyped-def]
     """Mean of the valid, finite pixels of every ``step``-th row; how many rows have any."""
     found = 0
     for y in range(first, frame.shape[0], step):
         row, flag, own = frame[y], static[y], valid[y]
-        total, number = 0.0, 0
+        total, number = 0.0, np.int32(0)
         for i in range(row.size):
             value = np.float64(row[i])
-            if flag[i] and own[i] and value - value == 0.0:
-                total += value
-                number += 1
+            good = (flag[i] & own[i] != 0) & (value - value == 0.0)
+            total += value if good else 0.0
+            number += np.int32(good)
         if number > 0:
             means[found] = total / number
             found += 1
@@ -273,7 +273,7 @@ def typical_level(
     """Median of the means of some rows over their valid pixels: a level that no hit raises."""
     step = max(1, frame.shape[0] // SAMPLED_ROWS)
     means = np.empty(frame.shape[0], np.float64)
-    flags = (locked(static), locked(valid))
+    flags = (locked(static.view(np.uint8)), locked(valid.view(np.uint8)))
     for first, stride in ((step // 2, step), (0, 1)):
         found = _sample_rows(locked(frame), *flags, first, stride, means)
         if found:

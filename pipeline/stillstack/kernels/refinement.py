@@ -66,26 +66,17 @@ class LinearFit:
         step: Array = -self.theta[4:6] / self.theta[0]
         return step
 
-    @property
-    def null_residual(self) -> float:
-        """What is left of the frame's weighted squares with the background alone fitted."""
-        normal, right = self.moments.normal[1:4, 1:4], self.moments.right[1:4]
-        return float(self.moments.squares - right @ np.linalg.solve(normal, right))
+    def agreement(self) -> tuple[float, float]:
+        """How well the frame agrees with the reference over the support, both weighted.
 
-    @property
-    def ncc(self) -> float:
-        """Correlation of the frame with the reference moved there, weighted, over the support."""
-        normal, right = self.moments.normal, self.moments.right
-        moved = np.zeros(N_REGRESSORS)
-        moved[0], moved[4:6] = 1.0, self.theta[4:6] / self.theta[0]
-        total = normal[1, 1]
-        mean_f, mean_m = normal[1] @ moved / total, right[1] / total
-        f_var = moved @ normal @ moved / total - mean_f**2
-        m_var = self.moments.squares / total - mean_m**2
-        if f_var <= 0.0 or m_var <= 0.0:
-            return 0.0
-        covariance = right @ moved / total - mean_f * mean_m
-        return float(min(max(covariance / np.sqrt(f_var * m_var), -1.0), 1.0))
+        Returns
+        -------
+        Correlation with the reference moved there, and what is left of the frame's squares with
+        the background alone fitted.
+        """
+        m = self.moments
+        ncc, left = _agreement(m.normal, m.right, m.squares, self.theta)
+        return float(ncc), float(left)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +144,30 @@ def _solve(a, b, theta, inverse):  # type: ignore[no-untyped-def]
         for k in range(n):
             total += inverse[i, k] * b[k]
         theta[i] = total
+        if not np.isfinite(total):
+            return False
     return True
+
+
+@compiled
+def _agreement(normal, right, squares, theta):  # type: ignore[no-untyped-def]
+    total = normal[1, 1]
+    step_y, step_x = theta[4] / theta[0], theta[5] / theta[0]
+    mean_f = (normal[0, 1] + step_y * normal[4, 1] + step_x * normal[5, 1]) / total
+    mean_m = right[1] / total
+    square = normal[0, 0] + step_y**2 * normal[4, 4] + step_x**2 * normal[5, 5]
+    square += 2.0 * (step_y * normal[0, 4] + step_x * normal[0, 5] + step_y * step_x * normal[4, 5])
+    f_var, m_var = square / total - mean_f**2, squares / total - mean_m**2
+    product = right[0] + step_y * right[4] + step_x * right[5]
+    ncc = 0.0
+    if f_var > 0.0 and m_var > 0.0:
+        ncc = (product / total - mean_f * mean_m) / np.sqrt(f_var * m_var)
+    background, inverse = np.empty(3), np.empty((3, 3))
+    left = squares
+    if _solve(normal[1:4, 1:4].copy(), right[1:4].copy(), background, inverse):
+        for k in range(3):
+            left -= background[k] * right[1 + k]
+    return min(max(ncc, -1.0), 1.0), left
 
 
 def solve(moments: Moments, displacement: Pair) -> LinearFit | None:
@@ -163,8 +177,7 @@ def solve(moments: Moments, displacement: Pair) -> LinearFit | None:
     theta, inverse = np.empty(N_REGRESSORS), np.empty((N_REGRESSORS, N_REGRESSORS))
     if not _solve(moments.normal, moments.right, theta, inverse) or not theta[0] > 0.0:
         return None
-    fit = LinearFit(displacement, theta, inverse, moments)
-    return fit if np.isfinite(theta).all() else None
+    return LinearFit(displacement, theta, inverse, moments)
 
 
 def fit_linear(level: Level, displacement: Pair, seen: LevelView) -> LinearFit | None:
@@ -323,8 +336,8 @@ def _residual_sums(  # type: ignore[no-untyped-def]
         sums[4] += zxx
         sums[5] += white
         sums[6] += pairs
-        if out > 0:
-            n_out += int(out)
+        n_out += int(out)
+        if out > 0 and marks.size > 0:
             for i in range(m.size):
                 far = limit + trust * max(image[i], zero)
                 marks[j, first + i] = 1 if e[i] > far else (-1 if e[i] < -far else 0)
@@ -348,7 +361,7 @@ def residuals(
         As in :func:`fit_linear`.
     limit, marks
         Bins whose weighted residual is beyond the limit, and a quarter of the signal more, are
-        marked in ``marks``: 1 where it is positive, -1 where negative.
+        counted, and marked in ``marks``: 1 where it is positive, -1 where negative.
     curved
         Whether the reference is moved by interpolation instead of its gradient.
     """
@@ -369,11 +382,11 @@ def residuals(
         bend,
         fit.theta,
         fit.inverse[4:6] / fit.theta[0],
-        np.float32(limit if marks is not None else np.inf),
+        np.float32(limit),
         table,
         sums,
     )
-    number, weighted, zyy, zyx, zxx, white, pairs = (float(v) for v in sums)
+    number, weighted, zyy, zyx, zxx, white, pairs = sums.tolist()
     return Residuals(
         n_bins=int(number),
         weighted=weighted,
@@ -393,8 +406,10 @@ def cubic_inverse(step: Array, cubic: Array) -> Array:
     cubic
         (2, 4), px^-2.
     """
-    d = step.copy()
+    known = cubic.tolist()
+    aim_y, aim_x = y, x = step.tolist()
     for _ in range(4):
-        y, x = d
-        d = step - cubic @ np.array([y**3, y**2 * x, y * x**2, x**3])
-    return d
+        terms = (y**3, y**2 * x, y * x**2, x**3)
+        off_y, off_x = (sum(c * t for c, t in zip(row, terms, strict=True)) for row in known)
+        y, x = aim_y - off_y, aim_x - off_x
+    return np.array([y, x])

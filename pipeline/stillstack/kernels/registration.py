@@ -14,6 +14,7 @@ The steps, each in a module of its own:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,6 @@ from stillstack.kernels.levels import Array
 from stillstack.kernels.observation import Observation, as_frame, observe
 from stillstack.kernels.preparation import prepare_reference
 from stillstack.kernels.reference import Reference
-from stillstack.kernels.refinement import LinearFit, Residuals
 from stillstack.kernels.validity import value_validity
 from stillstack.model import REJECTING, Status
 
@@ -133,10 +133,8 @@ def register_frame(
 def _coarse_map(seen: Observation, reference: Reference) -> Array:
     """Correlation at every displacement of the window, at the coarsest level."""
     view, level = seen.levels[0], reference.levels[0]
-    number = max(int(np.count_nonzero(view.usable)), 1)
-    mean = np.float32(view.mean.sum(dtype=np.float64) / number)
-    centred = (view.mean - mean) * view.usable
-    return search(centred, view.usable, reference.search, is_static=view.usable is level.usable)
+    is_static = view.usable is level.usable
+    return search(view.mean, view.usable, reference.search, is_static=is_static)
 
 
 def frame_validity(
@@ -181,52 +179,67 @@ def _judge(
 ) -> Registration:
     settings, level = reference.settings, reference.levels[-1]
     fit, left = found.fit, found.left
-    u = found.displacement
+    u_y, u_x = (float(v) for v in found.displacement)
+    ncc, null_residual = fit.agreement()
     status = _limit(peak, seen.status)
-    if np.any(np.abs(u) > settings.max_shift_px):
+    if max(abs(u_y), abs(u_x)) > settings.max_shift_px:
         status |= Status.AT_LIMIT
     overlap = left.n_bins * level.factor**2 / reference.n_valid
     if overlap < settings.min_overlap:
         status |= Status.LOW_OVERLAP
-    if _correlates_too_little(fit, left, settings.min_ncc):
+    if _correlates_too_little(found, ncc, null_residual, settings.min_ncc):
         status |= Status.LOW_NCC
     if ratio > settings.max_peak_ratio:
         status |= Status.AMBIGUOUS
     if found.struck.size:
         status |= Status.STRUCK
-    inverse = np.linalg.inv(found.slope)
-    covariance = inverse @ left.influence @ inverse.T
-    std = np.sqrt(np.diag(covariance))
+    std_y, std_x, corr = _error_bar(found)
     rejected = bool(status & REJECTING)
-    nothing = np.full(2, np.nan)
     intensity = float(fit.theta[0])
     return Registration(
-        shift=nothing if rejected else -u,
-        shift_std=nothing if rejected else std,
-        shift_corr=float(covariance[0, 1] / std.prod()) if std.prod() > 0.0 else 0.0,
-        ncc=fit.ncc,
+        shift=np.full(2, np.nan) if rejected else np.array([-u_y, -u_x]),
+        shift_std=np.full(2, np.nan) if rejected else np.array([std_y, std_x]),
+        shift_corr=corr,
+        ncc=ncc,
         peak_ratio=ratio,
         overlap=float(overlap),
         chi2=left.weighted / found.expected,
         intensity=intensity,
-        background=float(fit.theta[1] + seen.pedestal - intensity * reference.offset),
+        background=float(fit.theta[1]) + seen.pedestal - intensity * reference.offset,
         n_struck=int(found.struck.size),
         status=int(status),
     )
 
 
-def _correlates_too_little(fit: LinearFit, left: Residuals, min_ncc: float | None) -> bool:
+def _error_bar(found: Convergence) -> tuple[float, float, float]:
+    """Standard deviations along y and x, px, and their correlation."""
+    (a, b), (c, d) = found.slope.tolist()
+    (p, q), (_, r) = found.left.influence.tolist()
+    # inverse @ influence @ inverse.T, written out
+    scale = 1.0 / (a * d - b * c)
+    e, f, g, h = d * scale, -b * scale, -c * scale, a * scale
+    yy = e * e * p + 2.0 * e * f * q + f * f * r
+    xx = g * g * p + 2.0 * g * h * q + h * h * r
+    yx = e * g * p + (e * h + f * g) * q + f * h * r
+    product = math.sqrt(yy * xx)
+    return math.sqrt(yy), math.sqrt(xx), yx / product if product > 0.0 else 0.0
+
+
+def _correlates_too_little(
+    found: Convergence, ncc: float, null_residual: float, min_ncc: float | None
+) -> bool:
     if min_ncc is not None:
-        return fit.ncc < min_ncc
+        return ncc < min_ncc
+    fit, left = found.fit, found.left
     # White noise as the residuals themselves show it, whatever the gain is thought to be.
     white = max(left.white, 1e-12)
     scale = max(left.weighted / max(left.n_bins, 1), white)
-    significance = fit.theta[0] / np.sqrt(fit.inverse[0, 0] * scale)
+    significance = float(fit.theta[0]) / math.sqrt(float(fit.inverse[0, 0]) * scale)
     if not significance >= SIGNIFICANT:
         return True
-    explainable = fit.null_residual - left.n_bins * white
-    explained = fit.null_residual - left.weighted
-    spread = 5.0 * white * np.sqrt(2.0 * left.n_bins)
+    explainable = null_residual - left.n_bins * white
+    explained = null_residual - left.weighted
+    spread = 5.0 * white * math.sqrt(2.0 * left.n_bins)
     return explainable > spread and explained < EXPLAINED * explainable
 
 
