@@ -190,4 +190,4 @@ def expected_residual(fit: LinearFit, seen: Observation, reference: Reference) -
     scene = sum(t * w for t, w in zip(fit.theta[:4].tolist(), weights[:4], strict=True))
     typical = gain * max(counted, 0.0) + read_noise**2
     variance = gain * (scene + counted * weights[1]) + read_noise**2 * weights[1]
-    return max(variance, 0.05 * typical * weights[1], 1e-30) / pixels
+    return float(max(variance, 0.05 * typical * weights[1], 1e-30)) / pixels

@@ -293,7 +293,7 @@ def _centre(mean, valid, out):  # type: ignore[no-untyped-def]
             part += mean[j, i] if valid[j, i] else np.float32(0.0)
             count += np.int32(valid[j, i])
         total += np.float64(part)
-        number += count
+        number += int(count)
     level = np.float32(total / number) if number > 0 else np.float32(0.0)
     for j in range(n_y):
         for i in range(n_x):
@@ -363,9 +363,7 @@ def _flat(image: NDArray[Any], across: int) -> NDArray[np.float32]:
     return flat[: image.shape[0] * (image.shape[1] + across)]
 
 
-def _lagged(
-    prepared: Search, frame: NDArray[np.float32], *, squared: bool
-) -> NDArray[np.float32]:
+def _lagged(prepared: Search, frame: NDArray[np.float32], *, squared: bool) -> NDArray[np.float32]:
     """Sums (3, lags, lags) of f m, p m and p m^2, or of f^2 m where ``squared``."""
     radius = prepared.radius
     out = np.zeros((3, 2 * radius + 1, 2 * radius + 1), np.float32)

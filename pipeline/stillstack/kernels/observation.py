@@ -38,8 +38,6 @@ class Observation:
         Whether some of them are brighter than anything of the scene: struck.
     levels
         From coarse to fine; in these, bins that are too bright are cut down.
-    static
-        Whether the bins that count are those of every frame.
     status
         Bits that are known already.
     """
@@ -51,7 +49,6 @@ class Observation:
     fine: Float32
     brighter: bool
     levels: tuple[LevelView, ...]
-    static: bool
     status: int
 
     @property
@@ -78,12 +75,13 @@ def observe(
     ceiling = _ceiling(own_level, reference) - pedestal
     brighter = bool(pyramid.exceeds(fine, ceiling))
     mean = np.minimum(fine, np.float32(ceiling)) if brighter else fine
-    static = usable is level.usable
-    levels = _levels(mean, usable, reference, static=static)
-    if not static and not levels[0].usable.any():
+    nothing = np.empty(0, np.int64)
+    lost = nothing if usable is level.usable else lost_bins(level.usable, usable)
+    levels = _levels(mean, usable, lost, reference)
+    if not levels[0].usable.any():
         return int(status | Status.LOW_OVERLAP)
     return Observation(
-        frame, own, reference.frame_valid, pedestal, fine, brighter, levels, static, int(status)
+        frame, own, reference.frame_valid, pedestal, fine, brighter, levels, int(status)
     )
 
 
@@ -105,39 +103,29 @@ def _binned(
         fine, usable, highest = pyramid.bin_filled(frame, static, valid, pedestal, level.factor)
     inside = highest is not None and low <= 0.0 and highest <= high
     if not rules.equal and (inside or not pyramid.n_outside(frame, static, valid, (low, high))):
-        return fine, _same(usable, level.usable, valid is static), valid, 0
+        return fine, level.usable if valid is static else usable, valid, 0
     found = value_validity(frame, static & valid, rules, grow_px=SATURATION_GROWS_PX)
     status = (Status.SATURATED if found.n_saturated else 0) | (
         Status.NON_FINITE if found.n_non_finite else 0
     )
     fine, usable, _ = pyramid.bin_filled(frame, static, found.valid, pedestal, level.factor)
-    return fine, _same(usable, level.usable, found.is_static), found.valid, int(status)
-
-
-def _same(usable: Flags, static: Flags, certain: bool) -> Flags:
-    """The reference's own array where the bins are the same: that says so by being it."""
-    return static if certain or np.array_equal(usable, static) else usable
+    return fine, usable, found.valid, int(status)
 
 
 def _levels(
-    mean: Float32, usable: Flags, reference: Reference, *, static: bool
+    mean: Float32, usable: Flags, lost: NDArray[np.int64], reference: Reference
 ) -> tuple[LevelView, ...]:
     """The frame at each level of the reference, from coarse to fine."""
-    finest = reference.levels[-1]
-    coarser = reference.levels[-2::-1]
-    nothing = np.empty(0, np.int64)
-    lost = nothing if static else lost_bins(finest.usable, usable)
     found = [LevelView(mean, usable, lost)]
-    inverses = (
-        [level.inverse for level in coarser]
-        if static
-        else pyramid.inverse_counts(usable, len(coarser))
-    )
     total = mean
-    for level, inverse in zip(coarser, inverses, strict=True):
+    for halvings, level in enumerate(reference.levels[-2::-1], 1):
+        inverse, counts, missing = level.inverse, level.usable, lost[:0]
+        if lost.size:
+            inverse, fewer = pyramid.lessened(inverse, lost, usable.shape[1], halvings)
+            if fewer:
+                counts = (inverse > 0.0).astype(np.uint8)
+                missing = lost_bins(level.usable, counts)
         total, scaled = pyramid.halve(total, inverse)
-        counts = level.usable if static else (inverse > 0.0).astype(np.uint8)
-        missing = nothing if static else lost_bins(level.usable, counts)
         found.append(LevelView(scaled, counts, missing))
     return tuple(reversed(found))
 

@@ -26,8 +26,6 @@ _WORD = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _EVEN32 = np.uint32(0xFFFF)
 _HALF32 = np.uint32(16)
-# Flags of pixels come with zeros on either side, at a distance that keeps them aligned.
-_MARGIN = 64
 SAMPLED_ROWS = 16
 
 
@@ -113,56 +111,41 @@ def _bin_plain(frame, pedestal, factor, usable, total, out):  # type: ignore[no-
         total[:] = np.float32(0.0)
         for k in range(factor):
             row = frame[j * factor + k]
-            for i in range(row.size):
+            for i in range(total.size):
                 total[i] += np.float32(pedestal.dtype.type(row[i]) - level)
         _fold(total, factor, scale, usable[j], out[j])
 
 
 @compiled
-def _both(left, right, into):  # type: ignore[no-untyped-def]
-    for i in range(into.size):
-        into[i] = left[i] & right[i]
-
-
-@compiled
-def _lone_row(good, fills, lone, lost):  # type: ignore[no-untyped-def]
-    """Which pixels can be filled in, and (added) which are lost; flags have a margin of one."""
-    left, here, right = good[:-2], good[1:-1], good[2:]
-    for i in range(lone.size):
-        between = left[i] & right[i] & fills
-        missing = here[i] ^ 1
-        lone[i] = missing & between
-        lost[i] |= missing & (between ^ 1)
-
-
-@compiled
-def _flag_band(static, valid, fills, good, lone, lost):  # type: ignore[no-untyped-def]
-    """Flags of some rows. All of one kind first: what was just written is slow to read again."""
+def _lost_row(static, valid, fills, lost):  # type: ignore[no-untyped-def]
+    """Add the pixels of a row that neither count nor can be filled in."""
     n = lost.size
-    for k in range(lone.shape[0]):
-        _both(static[k], valid[k], good[k, _MARGIN : _MARGIN + n])
-    lost[:] = 0
-    for k in range(lone.shape[0]):
-        _lone_row(good[k, _MARGIN - 1 : _MARGIN + n + 1], fills, lone[k], lost)
+    for i in range(1, n - 1):
+        between = static[i - 1] & valid[i - 1] & static[i + 1] & valid[i + 1] & fills
+        lost[i] |= ((static[i] & valid[i]) ^ 1) & (between ^ 1)
+    for i in (0, n - 1):
+        lost[i] |= (static[i] & valid[i]) ^ 1
 
 
 @compiled
-def _fill_integers(row, good, lone, into):  # type: ignore[no-untyped-def]
-    for i in range(1, row.size - 1):
+def _fill_integers(row, static, valid, into):  # type: ignore[no-untyped-def]
+    """A row with what does not count replaced by the mean of its neighbours, rounded down."""
+    n = row.size
+    for i in range(1, n - 1):
         mean = (row[i - 1] >> 1) + (row[i + 1] >> 1)
-        into[i] = (row[i] & -np.int64(good[i])) | (mean & -np.int64(lone[i]))
-    for i in (0, row.size - 1):
-        into[i] = row[i] if good[i] else into.dtype.type(0)
+        into[i] = row[i] if static[i] & valid[i] else mean
+    for i in (0, n - 1):
+        into[i] = row[i] if static[i] & valid[i] else into.dtype.type(0)
 
 
 @compiled
-def _fill_floats(row, good, lone, into):  # type: ignore[no-untyped-def]
-    half, zero = row.dtype.type(0.5), row.dtype.type(0.0)
-    for i in range(1, row.size - 1):
-        mean = (row[i - 1] + row[i + 1]) * half if lone[i] else zero
-        into[i] = row[i] if good[i] else mean
-    for i in (0, row.size - 1):
-        into[i] = row[i] if good[i] else zero
+def _fill_floats(row, static, valid, into):  # type: ignore[no-untyped-def]
+    half, n = row.dtype.type(0.5), row.size
+    for i in range(1, n - 1):
+        mean = (row[i - 1] + row[i + 1]) * half
+        into[i] = row[i] if static[i] & valid[i] else mean
+    for i in (0, n - 1):
+        into[i] = row[i] if static[i] & valid[i] else row.dtype.type(0.0)
 
 
 @compiled
@@ -186,17 +169,17 @@ def _usable_row(lost, factor, use):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _filled_packed(frame, static, valid, pedestal, factor, band, words, good, out, usable):  # type: ignore[no-untyped-def]
-    """uint16 by 2x2 or 4x4, a row of bins at a time. Returns the bits set in any valid pixel."""
+def _filled_packed(frame, static, valid, pedestal, factor, band, words, out, usable):  # type: ignore[no-untyped-def]
+    """uint16 by 2x2 or 4x4, a row of bins at a time. Returns bits of all that was summed."""
     width = frame.shape[1]
-    lone, lost = np.empty((factor, width), np.uint8), np.empty(width, np.uint8)
+    lost = np.empty(width, np.uint8)
     bits = np.uint64(0)
     for j in range(out.shape[0]):
-        rows = slice(j * factor, (j + 1) * factor)
-        _flag_band(static[rows], valid[rows], np.uint8(1), good, lone, lost)
+        lost[:] = 0
         for k in range(factor):
-            flags = good[k, _MARGIN : _MARGIN + width]
-            _fill_integers(frame[j * factor + k], flags, lone[k], band[k])
+            y = j * factor + k
+            _lost_row(static[y], valid[y], np.uint8(1), lost)
+            _fill_integers(frame[y], static[y], valid[y], band[k, :width])
         _usable_row(lost, factor, usable[j])
         if factor == 4:
             bits |= _bin_by_four(words, pedestal, usable[j : j + 1], out[j : j + 1])
@@ -206,31 +189,29 @@ def _filled_packed(frame, static, valid, pedestal, factor, band, words, good, ou
 
 
 @compiled
-def _filled_integers(frame, static, valid, pedestal, factor, band, good, out, usable):  # type: ignore[no-untyped-def]
+def _filled_integers(frame, static, valid, pedestal, factor, band, out, usable):  # type: ignore[no-untyped-def]
     width = frame.shape[1]
-    lone, lost = np.empty((factor, width), np.uint8), np.empty(width, np.uint8)
-    total = np.empty(width, np.float32)
+    lost, total = np.empty(width, np.uint8), np.empty(width, np.float32)
     for j in range(out.shape[0]):
-        rows = slice(j * factor, (j + 1) * factor)
-        _flag_band(static[rows], valid[rows], np.uint8(factor > 1), good, lone, lost)
+        lost[:] = 0
         for k in range(factor):
-            flags = good[k, _MARGIN : _MARGIN + width]
-            _fill_integers(frame[j * factor + k], flags, lone[k], band[k])
+            y = j * factor + k
+            _lost_row(static[y], valid[y], np.uint8(factor > 1), lost)
+            _fill_integers(frame[y], static[y], valid[y], band[k, :width])
         _usable_row(lost, factor, usable[j])
         _bin_plain(band, pedestal, factor, usable[j : j + 1], total, out[j : j + 1])
 
 
 @compiled
-def _filled_floats(frame, static, valid, pedestal, factor, band, good, out, usable):  # type: ignore[no-untyped-def]
+def _filled_floats(frame, static, valid, pedestal, factor, band, out, usable):  # type: ignore[no-untyped-def]
     width = frame.shape[1]
-    lone, lost = np.empty((factor, width), np.uint8), np.empty(width, np.uint8)
-    total = np.empty(width, np.float32)
+    lost, total = np.empty(width, np.uint8), np.empty(width, np.float32)
     for j in range(out.shape[0]):
-        rows = slice(j * factor, (j + 1) * factor)
-        _flag_band(static[rows], valid[rows], np.uint8(factor > 1), good, lone, lost)
+        lost[:] = 0
         for k in range(factor):
-            flags = good[k, _MARGIN : _MARGIN + width]
-            _fill_floats(frame[j * factor + k], flags, lone[k], band[k])
+            y = j * factor + k
+            _lost_row(static[y], valid[y], np.uint8(factor > 1), lost)
+            _fill_floats(frame[y], static[y], valid[y], band[k, :width])
         _usable_row(lost, factor, usable[j])
         _bin_plain(band, pedestal, factor, usable[j : j + 1], total, out[j : j + 1])
 
@@ -335,20 +316,21 @@ def bin_filled(
     Returns
     -------
     float32 and uint8 (y // factor, x // factor), and a number that no valid pixel of the bins
-    exceeds, where that comes for nothing
+    exceeds, where that comes for nothing.
     """
     shape = (frame.shape[0] // factor, frame.shape[1] // factor)
     out, usable = np.empty(shape, np.float32), np.empty(shape, np.uint8)
-    frame, band = locked(frame), np.empty((factor, frame.shape[1]), frame.dtype)
+    # Rows 4096 bytes apart, what is written to one delays reads of the others.
+    band = np.empty((factor, -(-frame.shape[1] // 8) * 8 + 96), frame.dtype)
+    frame = locked(frame)
     flags = (locked(static.view(np.uint8)), locked(valid.view(np.uint8)))
-    good = np.zeros((factor, frame.shape[1] + 2 * _MARGIN), np.uint8)
     if _is_packed(frame, factor):
         words: NDArray[Any] = band.view(_PACKED[factor][1])
         level = np.int32(pedestal * factor**2)
-        bits = _filled_packed(frame, *flags, level, factor, band, words, good, out, usable)
+        bits = _filled_packed(frame, *flags, level, factor, band, words, out, usable)
         return out, usable, int(bits)
     by = _filled_floats if frame.dtype.kind == "f" else _filled_integers
-    by(frame, *flags, _pedestal_of(frame, pedestal), factor, band, good, out, usable)
+    by(frame, *flags, _pedestal_of(frame, pedestal), factor, band, out, usable)
     return out, usable, None
 
 
@@ -442,6 +424,41 @@ def inverse_counts(usable: Flags, halvings: int) -> list[Float32]:
         count = out
         found.append(inverse)
     return found
+
+
+@compiled
+def _lessen(inverse, lost, width, halvings, enough):  # type: ignore[no-untyped-def]
+    """Take lost bins of the finest level out of the counts; whether a coarse one is lost too."""
+    some = False
+    for k in range(lost.size):
+        j, i = (lost[k] // width) >> halvings, (lost[k] % width) >> halvings
+        if j < inverse.shape[0] and i < inverse.shape[1] and inverse[j, i] > 0.0:
+            number = np.rint(1.0 / inverse[j, i]) - 1.0
+            inverse[j, i] = 1.0 / number if number >= enough else 0.0
+            some = some or number < enough
+    return some
+
+
+def lessened(
+    inverse: Float32, lost: NDArray[np.int64], width: int, halvings: int
+) -> tuple[Float32, bool]:
+    """Inverse counts of a coarser level without some bins of the finest.
+
+    Parameters
+    ----------
+    inverse
+        As :func:`inverse_counts` makes it.
+    lost
+        Places in the finest level's flat array, whose rows are ``width`` long.
+    halvings
+        Steps between the two levels.
+
+    Returns
+    -------
+    The new inverse counts, and whether some coarse bin has too few left.
+    """
+    out = inverse.copy()
+    return out, bool(_lessen(out, locked(lost), width, halvings, 0.5 * 4.0**halvings))
 
 
 @compiled
