@@ -180,7 +180,8 @@ def test_rings_are_registered_to_the_photon_limit(dose: float) -> None:
 
 @pytest.mark.parametrize("dose", DOSES)
 def test_error_bars_are_calibrated_at_every_dose(dose: float) -> None:
-    assert 0.8 < powder_row(dose).pull < 1.2
+    """To a tenth, and what so few frames leave open."""
+    assert abs(powder_row(dose).pull - 1.0) < 0.1 + 3.0 * STANDARD_ERROR
 
 
 def test_error_bars_are_calibrated_in_every_quarter_of_a_pixel() -> None:
@@ -195,7 +196,7 @@ def test_error_bars_are_calibrated_in_every_quarter_of_a_pixel() -> None:
 
 def test_error_bars_hold_two_thirds_and_nineteen_twentieths_of_the_errors() -> None:
     pulls = np.concatenate([np.abs(powder_row(d).error / powder_row(d).std) for d in DOSES])
-    assert 0.6 < np.mean(pulls < 1.0) < 0.76
+    assert 0.58 < np.mean(pulls < 1.0) < 0.78
     assert 0.92 < np.mean(pulls < 2.0) < 0.985
 
 

@@ -11,12 +11,23 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stillstack.kernels import pyramid
-from stillstack.kernels.pyramid import bin_frame, count_valid, halve, rough_mean
+from stillstack.kernels.pyramid import (
+    bin_filled,
+    bin_plain,
+    exceeds,
+    halve,
+    inverse_counts,
+    is_flat,
+    lessened,
+    n_outside,
+    typical_level,
+    usable_bins,
+)
 from stillstack.kernels.validity import FrameValidity, ValueRules, value_validity
 
 Valid = NDArray[np.bool_]
 TYPES = ["uint8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64"]
-COMPILED = ("_bin_static", "_mend_partial", "_bin_valid", "_halve", "_count_valid")
+COMPILED = [name for name in vars(pyramid) if hasattr(getattr(pyramid, name), "py_func")]
 
 
 @pytest.fixture(params=["compiled", "python"])
@@ -25,6 +36,11 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if request.param == "python":
         for name in COMPILED:
             monkeypatch.setattr(pyramid, name, getattr(pyramid, name).py_func)
+        packed = {
+            factor: (getattr(by, "py_func", by), word)
+            for factor, (by, word) in pyramid._PACKED.items()
+        }
+        monkeypatch.setattr(pyramid, "_PACKED", packed)
     return str(request.param)
 
 
@@ -48,13 +64,29 @@ def tiles(array: NDArray[Any], factor: int) -> NDArray[Any]:
     return cut.swapaxes(1, 2).reshape(n_y, n_x, factor**2)
 
 
-def means_by_hand(
-    frame: NDArray[Any], valid: Valid, factor: int, offset: float
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    inside = tiles(valid, factor)
-    number = inside.sum(axis=-1)
-    total = np.where(inside, tiles(frame, factor).astype(np.float64), 0.0).sum(axis=-1)
-    return np.where(number > 0, total / np.maximum(number, 1) - offset, 0.0), number
+def filled_by_hand(
+    frame: NDArray[Any], valid: Valid, factor: int
+) -> tuple[NDArray[np.float64], Valid]:
+    """The frame with lone pixels filled in, and the pixels that then count: pixel by pixel."""
+    filled, good = np.where(valid, frame, 0).astype(np.float64), valid.copy()
+    whole = frame.dtype.kind in "iu"
+    for y, x in zip(*np.nonzero(~valid), strict=True):
+        inside = 0 < x < frame.shape[1] - 1
+        if factor > 1 and inside and valid[y, x - 1] and valid[y, x + 1]:
+            pair = [float(frame[y, x - 1]), float(frame[y, x + 1])]
+            filled[y, x] = sum(v // 2 for v in pair) if whole else sum(pair) / 2
+            good[y, x] = True
+    return filled, good
+
+
+def bins_by_hand(
+    frame: NDArray[Any], valid: Valid, factor: int, pedestal: float
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    filled, good = filled_by_hand(frame, valid, factor)
+    usable = tiles(good, factor).all(axis=-1)
+    return np.where(usable, tiles(filled, factor).mean(axis=-1) - pedestal, 0.0), usable.astype(
+        "u1"
+    )
 
 
 # ------------------------------------------------------------------ bins
@@ -62,118 +94,213 @@ def means_by_hand(
 
 @pytest.mark.parametrize("shape", [(12, 16), (13, 11), (3, 5), (8, 1)])
 @pytest.mark.parametrize("factor", [1, 2, 3, 4])
-def test_bins_hold_the_mean_of_their_valid_pixels(
-    either_way: str, shape: tuple[int, int], factor: int
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_bins_hold_the_mean_of_their_pixels(
+    either_way: str, shape: tuple[int, int], factor: int, dtype: str
 ) -> None:
-    frame, valid = counts(shape, 0), flags(shape, 0)
-    mean, count = bin_frame(frame, valid, factor, 5.5)
-    expected, number = means_by_hand(frame, valid, factor, 5.5)
+    frame, valid = counts(shape, 0, dtype), flags(shape, 0)
+    everywhere = np.ones(shape, bool)
+    mean, usable, _ = bin_filled(frame, valid, everywhere, 5.0, factor)
+    expected, counted = bins_by_hand(frame, valid, factor, 5.0)
     assert mean.dtype == np.float32
-    np.testing.assert_array_equal(count, number)
+    np.testing.assert_array_equal(usable, counted)
+    np.testing.assert_allclose(mean, expected, rtol=1e-6, atol=1e-5)
+    again, same, _ = bin_filled(frame, everywhere, valid, 5.0, factor)
+    np.testing.assert_array_equal(again, mean)
+    np.testing.assert_array_equal(same, usable)
+
+
+@pytest.mark.parametrize("shape", [(12, 16), (13, 12), (9, 11)])
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_frame_without_gaps_is_binned_the_same_either_way(
+    either_way: str, shape: tuple[int, int], factor: int, dtype: str
+) -> None:
+    frame, everywhere = counts(shape, 1, dtype), np.ones(shape, bool)
+    usable = frozen(usable_bins(everywhere, factor))
+    assert usable.all()
+    plain, _ = bin_plain(frame, 3.0, factor, usable)
+    filled, _, _ = bin_filled(frame, everywhere, everywhere, 3.0, factor)
+    np.testing.assert_array_equal(plain, filled)
+    np.testing.assert_allclose(
+        plain, tiles(frame, factor).astype(float).mean(axis=-1) - 3.0, rtol=1e-6, atol=1e-5
+    )
+
+
+@given(seed=st.integers(0, 10_000), factor=st.sampled_from([1, 2, 4]), share=st.floats(0.5, 1.0))
+@settings(max_examples=40, deadline=None)
+def test_a_lone_pixel_is_filled_in_and_two_beside_each_other_are_not(
+    seed: int, factor: int, share: float
+) -> None:
+    frame, valid = counts((16, 24), seed), flags((16, 24), seed, share)
+    mean, usable, _ = bin_filled(frame, valid, valid, 10.0, factor)
+    expected, counted = bins_by_hand(frame, valid, factor, 10.0)
+    np.testing.assert_array_equal(usable, counted)
     np.testing.assert_allclose(mean, expected, rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.95, 1.0])
-@pytest.mark.parametrize("factor", [1, 2, 4])
-def test_a_count_that_is_known_already_changes_nothing(
-    either_way: str, share: float, factor: int
-) -> None:
-    frame, valid = counts((17, 22), 1), flags((17, 22), 1, share)
-    plain, number = bin_frame(frame, valid, factor, 3.0)
-    known = frozen(count_valid(valid, factor))
-    mean, count = bin_frame(frame, valid, factor, 3.0, count=known)
-    np.testing.assert_array_equal(count, number)
-    np.testing.assert_allclose(mean, plain, rtol=1e-6, atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("static", [False, True])
-def test_every_type_of_number_is_binned(dtype: str, static: bool) -> None:
-    frame, valid = counts((16, 20), 2, dtype), flags((16, 20), 2)
-    mean, _ = bin_frame(frame, valid, 4, 1.0, count=count_valid(valid, 4) if static else None)
-    np.testing.assert_allclose(mean, means_by_hand(frame, valid, 4, 1.0)[0], rtol=1e-6, atol=1e-5)
+def test_nothing_is_filled_in_at_the_edges_of_a_row() -> None:
+    valid = np.ones((4, 8), bool)
+    valid[1, 0] = valid[2, 5] = False
+    np.testing.assert_array_equal(usable_bins(valid, 4), [[0, 1]])
+    np.testing.assert_array_equal(usable_bins(valid, 1), valid)
 
 
 @given(
     seed=st.integers(0, 10_000),
     value=st.sampled_from([np.nan, np.inf, -np.inf, 1e30]),
-    static=st.booleans(),
     factor=st.sampled_from([1, 2, 3, 4]),
 )
 @settings(max_examples=40, deadline=None)
-def test_invalid_pixels_enter_no_mean(seed: int, value: float, static: bool, factor: int) -> None:
+def test_invalid_pixels_enter_no_mean(seed: int, value: float, factor: int) -> None:
     frame, valid = counts((13, 14), seed, "float64"), flags((13, 14), seed)
-    count = count_valid(valid, factor) if static else None
-    plain, _ = bin_frame(frame, valid, factor, 2.0, count=count)
-    changed, _ = bin_frame(np.where(valid, frame, value), valid, factor, 2.0, count=count)
-    np.testing.assert_array_equal(changed, plain)
+    usable = usable_bins(valid, factor)
+    broken = np.where(valid, frame, value)
+    for one, other in (
+        (
+            bin_filled(frame, valid, valid, 2.0, factor)[0],
+            bin_filled(broken, valid, valid, 2.0, factor)[0],
+        ),
+        (
+            bin_plain(frame, 2.0, 1, valid.view("u1"))[0],
+            bin_plain(broken, 2.0, 1, valid.view("u1"))[0],
+        ),
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert usable.shape == (13 // factor, 14 // factor)
 
 
-@pytest.mark.parametrize("static", [False, True])
-def test_a_pedestal_does_not_cost_precision(static: bool) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "pedestal"), [("float64", 1e9), ("uint32", 1e9), ("uint16", 6e4)]
+)
+def test_a_pedestal_does_not_cost_precision(dtype: str, pedestal: float) -> None:
     """Single precision holds seven digits: a pedestal of 1e9 is taken off before."""
-    frame, valid = counts((16, 16), 3, "float64"), flags((16, 16), 3)
-    count = count_valid(valid, 4) if static else None
-    mean, _ = bin_frame(frame + 1e9, valid, 4, 1e9, count=count)
-    np.testing.assert_allclose(mean, means_by_hand(frame, valid, 4, 0.0)[0], atol=1e-4)
+    frame, valid = counts((16, 16), 3), np.ones((16, 16), bool)
+    raised = (frame.astype(np.float64) + pedestal).astype(dtype)
+    exact = tiles(frame, 4).mean(axis=-1)
+    np.testing.assert_allclose(
+        bin_plain(raised, pedestal, 4, usable_bins(valid, 4))[0], exact, atol=1e-4
+    )
+    np.testing.assert_allclose(bin_filled(raised, valid, valid, pedestal, 4)[0], exact, atol=1e-4)
 
 
-@pytest.mark.parametrize("static", [False, True])
-def test_sums_of_large_integers_do_not_overflow(static: bool) -> None:
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_sums_of_large_integers_do_not_overflow(either_way: str, factor: int) -> None:
     frame, valid = np.full((8, 8), 65_535, np.uint16), np.ones((8, 8), bool)
-    count = count_valid(valid, 8) if static else None
-    mean, _ = bin_frame(frame, valid, 8, 0.0, count=count)
+    mean, _ = bin_plain(frozen(frame), 0.0, factor, usable_bins(valid, factor))
     np.testing.assert_array_equal(mean, 65_535.0)
 
 
-@pytest.mark.parametrize("factor", [1, 2, 3, 5])
-def test_valid_pixels_of_whole_bins_are_counted(either_way: str, factor: int) -> None:
-    valid = flags((17, 14), 4)
-    np.testing.assert_array_equal(count_valid(valid, factor), tiles(valid, factor).sum(axis=-1))
+@given(seed=st.integers(0, 10_000), factor=st.sampled_from([2, 4]), top=st.integers(0, 65_535))
+@settings(max_examples=30, deadline=None)
+def test_no_pixel_is_above_the_bound_that_packed_sums_give(
+    seed: int, factor: int, top: int
+) -> None:
+    frame = np.random.default_rng(seed).integers(0, top + 1, (8, 16)).astype(np.uint16)
+    everywhere = np.ones(frame.shape, bool)
+    bounds = (
+        bin_plain(frame, 0.0, factor, usable_bins(everywhere, factor))[1],
+        bin_filled(frame, everywhere, everywhere, 0.0, factor)[2],
+    )
+    for bound in bounds:
+        assert bound is not None
+        assert frame.max() <= bound < 2 * max(int(frame.max()), 1)
 
 
-# ------------------------------------------------------------------ levels
+# ------------------------------------------------------------------ values in order
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_values_out_of_limits_are_counted_where_they_would_count(
+    either_way: str, dtype: str
+) -> None:
+    frame = counts((12, 10), 4, dtype).copy()
+    static, valid = flags((12, 10), 4), flags((12, 10), 5)
+    limits = (20.0, 100.0)
+    expected = np.count_nonzero(static & valid & ((frame < 20) | (frame > 100)))
+    assert n_outside(frozen(frame), static, valid, limits) == expected
+
+
+def test_what_is_no_finite_number_is_never_within_limits() -> None:
+    frame = np.array([[1.0, np.nan, np.inf, -np.inf]])
+    everywhere = np.ones(frame.shape, bool)
+    assert n_outside(frame, everywhere, everywhere, (-np.inf, np.inf)) == 3
+
+
+def test_a_flat_level_is_told_by_its_usable_bins(either_way: str) -> None:
+    mean = np.full((4, 5), 3.0, np.float32)
+    usable = np.ones((4, 5), np.uint8)
+    assert is_flat(mean, usable)
+    mean[2, 2] = 4.0
+    assert not is_flat(mean, usable)
+    usable[2, 2] = 0
+    assert is_flat(mean, usable)
+
+
+def test_a_bin_above_the_ceiling_is_seen(either_way: str) -> None:
+    mean = counts((9, 7), 6).astype(np.float32)
+    assert exceeds(mean, float(mean.max()) - 0.5)
+    assert not exceeds(mean, float(mean.max()))
+
+
+# ------------------------------------------------------------------ coarser levels
 
 
 @pytest.mark.parametrize("shape", [(16, 24), (20, 12), (13, 15)])
-def test_halving_is_binning_twice_as_coarse(either_way: str, shape: tuple[int, int]) -> None:
-    frame, valid = counts(shape, 5), flags(shape, 5, 0.5)
-    mean, count = halve(*map(frozen, bin_frame(frame, valid, 2, 7.0)))
-    whole = tuple(n // 4 * 4 for n in shape)
-    expected, number = means_by_hand(
-        frame[: whole[0], : whole[1]], valid[: whole[0], : whole[1]], 4, 7.0
-    )
-    np.testing.assert_array_equal(count, number)
-    np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-4)
+def test_coarser_levels_are_means_over_usable_bins(either_way: str, shape: tuple[int, int]) -> None:
+    usable = flags(shape, 7).view(np.uint8)
+    total = frozen((counts(shape, 7) * usable).astype(np.float32))
+    for steps, inverse in enumerate(inverse_counts(usable, 2), 1):
+        total, mean = halve(total, inverse)
+        number = tiles(usable, 2**steps).sum(axis=-1)[: mean.shape[0], : mean.shape[1]]
+        enough = number >= 0.5 * 4**steps
+        summed = tiles(counts(shape, 7) * usable, 2**steps).sum(axis=-1)
+        summed = summed[: mean.shape[0], : mean.shape[1]]
+        expected = np.where(enough, summed / np.maximum(number, 1), 0.0)
+        np.testing.assert_allclose(mean, expected, rtol=1e-6)
 
 
-def test_a_level_without_a_valid_pixel_is_zero(either_way: str) -> None:
-    nowhere = np.zeros((8, 8), bool)
-    mean, count = halve(*bin_frame(counts((8, 8), 6), nowhere, 2, 50.0))
-    np.testing.assert_array_equal(mean, 0.0)
-    np.testing.assert_array_equal(count, 0)
+@given(seed=st.integers(0, 10_000), share=st.floats(0.3, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_counts_without_lost_bins_are_the_counts_of_the_rest(seed: int, share: float) -> None:
+    static = flags((24, 32), seed, 0.8)
+    usable = static & flags((24, 32), seed + 7, share)
+    lost = np.flatnonzero(static & ~usable)
+    before = inverse_counts(static.view("u1"), 3)
+    for steps, expected in enumerate(inverse_counts(usable.view("u1"), 3), 1):
+        found, fewer = lessened(before[steps - 1], lost, 32, steps)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        assert fewer == bool(((before[steps - 1] > 0) & (expected == 0)).any())
 
 
-# ------------------------------------------------------------------ the pedestal
+# ------------------------------------------------------------------ the typical level
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (64, 30), (500, 9)])
-def test_the_rough_mean_lies_among_the_valid_values(shape: tuple[int, int]) -> None:
+def test_the_typical_level_lies_among_the_valid_values(
+    either_way: str, shape: tuple[int, int]
+) -> None:
     valid = flags(shape, 7)
     frame = np.where(valid, counts(shape, 7), np.nan)
-    mean = rough_mean(frame, valid)
-    assert frame[valid].min() <= mean <= frame[valid].max()
-    assert mean == pytest.approx(frame[valid].mean(), rel=0.3)
+    level = typical_level(frame, valid, np.ones(shape, bool))
+    assert frame[valid].min() <= level <= frame[valid].max()
+    assert level == pytest.approx(frame[valid].mean(), rel=0.3)
 
 
-def test_the_rough_mean_of_one_valid_pixel_in_the_first_row_is_that_pixel() -> None:
-    valid = np.zeros((10, 10), bool)
+def test_the_typical_level_of_one_valid_pixel_in_the_first_row_is_that_pixel() -> None:
+    valid = np.zeros((50, 10), bool)
     valid[0, 3] = True
-    assert rough_mean(counts((10, 10), 8), valid) == counts((10, 10), 8)[0, 3]
+    everywhere = np.ones(valid.shape, bool)
+    assert typical_level(counts((50, 10), 8), valid, everywhere) == counts((50, 10), 8)[0, 3]
+    assert typical_level(counts((50, 10), 8), everywhere, ~everywhere) == 0.0
 
 
-def test_the_rough_mean_where_nothing_is_valid_is_zero() -> None:
-    assert rough_mean(counts((40, 40), 9), np.zeros((40, 40), bool)) == 0.0
+def test_hits_do_not_raise_the_typical_level() -> None:
+    frame = counts((64, 64), 9).astype(np.float64)
+    everywhere = np.ones(frame.shape, bool)
+    plain = typical_level(frame, everywhere, everywhere)
+    frame[2] = 1e6
+    assert typical_level(frame, everywhere, everywhere) == pytest.approx(plain, rel=0.1)
 
 
 # ------------------------------------------------------------------ valid pixels of one frame
