@@ -212,7 +212,7 @@ def time_of_peer(name: str, runs: int) -> tuple[float, float]:
     call = PEERS[name]
     best, worst = np.inf, 0.0
     # Once for nothing: plans, tables, imports.
-    call(case, 0)
+    call(make_case(256, 9.0, 1), 0)
     for k, shift in enumerate(case.shifts):
         started = time.process_time()
         answer = call(case, k)
@@ -308,14 +308,14 @@ def speed_rows(chosen: argparse.Namespace) -> list[Row]:
 
 def size_rows(chosen: argparse.Namespace) -> list[Row]:
     rounds = 10 if chosen.short else 60
-    base, error, n = apart(time_of_size, 2048, 9.0, rounds)
+    base, base_error, base_n = apart(time_of_size, 2048, 9.0, rounds)
     unit = base / 2048**2
     rows = []
     for side in (256, 1024, 2048, 4096, 8192):
         if side == 8192 and chosen.short:
             continue
         if side == 2048:
-            seconds = base
+            seconds, error, n = base, base_error, base_n
         else:
             few = max(4, rounds * 2048 // side // 4) if side > 2048 else rounds
             seconds, error, n = apart(time_of_size, side, 9.0, few)
@@ -352,7 +352,7 @@ def memory_rows(chosen: argparse.Namespace) -> list[Row]:
             used <= 2.0 * frame,
         )
     )
-    for dtype in ("uint16", "float32"):
+    for dtype in ("uint16",) if chosen.short else ("uint16", "float32"):
         used = apart(memory_of_skimage, side, width, dtype)
         rows.append(Row((f"scikit-image, masked, {dtype}", mib(used), f"{used / frame:.1f}", "")))
     for width, size in (

@@ -2,13 +2,13 @@
 
 The steps, each in a module of its own:
 
-1. *Valid pixels* of this frame: static ones that are finite, unsaturated and not excluded.
-2. *Pyramid*: means over the valid pixels of bins, each frame's own mean taken off in float64.
-3. *Coarse search*: masked normalized correlation within ``max_shift_px`` on a level of about
-   256 px.
-4. *Refinement*: weighted least squares on a fixed support, from coarse to fine, the last time at
+1. *Observation*: one pass over the frame makes means over bins of valid pixels, less a pedestal, and
+   tells whether all its values are in order; coarser levels follow from these.
+2. *Coarse search*: masked normalized correlation within ``max_shift_px`` at the coarsest level that
+   still places the scene.
+3. *Convergence*: weighted least squares on a fixed support, from coarse to fine, the last time at
    the coarsest level that keeps the Fisher information.
-5. *Judgement*: struck pixels are found in the residuals and left out; the covariance comes from
+4. *Judgement*: struck pixels are found in the residuals and left out; the covariance comes from
    the residuals; what cannot be trusted gets a status and no shift.
 """
 
