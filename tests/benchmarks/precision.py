@@ -177,7 +177,7 @@ def brighter(expected: Floats) -> Floats:
 
 def ramped(expected: Floats) -> Floats:
     y, x = np.indices(expected.shape)
-    across = (y / expected.shape[0] + x / expected.shape[1]) / 2 - 0.5
+    across = (y / expected.shape[0] + x / expected.shape[1]) / 2
     return np.asarray(expected + 0.2 * expected.mean() * across)
 
 

@@ -2,7 +2,7 @@
 
 The steps, each in a module of its own:
 
-1. *Observation*: one pass over the frame makes means over bins of valid pixels, less a pedestal, and
+1. *Observation*: one pass over the frame makes means over bins of valid pixels and
    tells whether all its values are in order; coarser levels follow from these.
 2. *Coarse search*: masked normalized correlation within ``max_shift_px`` at the coarsest level that
    still places the scene.
