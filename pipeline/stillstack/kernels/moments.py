@@ -8,7 +8,7 @@ it is made once per displacement, and what a frame's further invalid bins contri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -301,17 +301,14 @@ class Patch:
 
 def patch_around(level: Level, corner: Pair, points: int, seen: LevelView) -> Patch:
     """Normal equations at the whole pixels around one, ``points`` along each axis."""
-    inside = np.zeros(seen.usable.shape, np.uint8)
-    _moved_flags(locked(level.inner), level.place(corner), inside)
-    usable = seen.usable & inside
-    lost = seen.lost[inside.ravel()[seen.lost] > 0]
-    inner = LevelView(seen.mean * usable, usable, lost)
+    inner = _inside(level, corner, seen)
+    lost = inner.lost
     side = range(1 - points // 2, 1 + points // 2)
     displacements = [(corner[0] + j, corner[1] + i) for j in side for i in side]
     sums = _right_sides(level, displacements, inner.mean).reshape(points, points, -1)
     known = level.patches.get(corner)
     if known is None:
-        static = level.usable & inside
+        static = _inside(level, corner, replace(seen, usable=level.usable)).usable
         found = [_products(level, u, static)[0] for u in displacements]
         normals = np.stack(found).reshape(points, points, N_REGRESSORS, N_REGRESSORS)
         known = level.patches[corner] = (normals, int(np.count_nonzero(static)))
@@ -322,14 +319,47 @@ def patch_around(level: Level, corner: Pair, points: int, seen: LevelView) -> Pa
     return Patch(corner, inner, normal, sums[..., :N_REGRESSORS], sums[..., N_REGRESSORS], number)
 
 
+def _inside(level: Level, corner: Pair, seen: LevelView) -> LevelView:
+    """A frame with only those bins that count and whose origin is on the support."""
+    mean, usable = np.zeros(seen.mean.shape, np.float32), np.zeros(seen.mean.shape, np.uint8)
+    _keep_inside(
+        locked(seen.mean),
+        locked(seen.usable),
+        locked(level.inner),
+        level.place(corner),
+        mean,
+        usable,
+    )
+    return LevelView(mean, usable, seen.lost[_flags_at(level, corner, seen.lost) > 0])
+
+
+def _flags_at(level: Level, corner: Pair, places: Indices) -> Flags:
+    """Whether the origin of some bins of a frame is on the support."""
+    b_y, b_x, q_y, q_x = level.place(corner)
+    inner = level.inner[b_y, b_x]
+    y, x = np.divmod(places, level.usable.shape[1])
+    y, x = y - q_y, x - q_x
+    inside = (y >= 0) & (x >= 0) & (y < inner.shape[0]) & (x < inner.shape[1])
+    found = np.zeros(places.size, np.uint8)
+    found[inside] = inner[y[inside], x[inside]]
+    return found
+
+
 @compiled
-def _moved_flags(inner, place, out):  # type: ignore[no-untyped-def]
+def _keep_inside(mean, usable, inner, place, out, flags):  # type: ignore[no-untyped-def]
     b_y, b_x, q_y, q_x = place
-    n_y, n_x = out.shape
+    n_y, n_x = mean.shape
     first, last = max(0, q_x), min(n_x, inner.shape[3] + q_x)
+    if last <= first:
+        return
     for j in range(max(0, q_y), min(n_y, inner.shape[2] + q_y)):
-        for i in range(first, last):
-            out[j, i] = inner[b_y, b_x, j - q_y, i - q_x]
+        here = inner[b_y, b_x, j - q_y, first - q_x : last - q_x]
+        use, values = usable[j, first:last], mean[j, first:last]
+        flag, into = flags[j, first:last], out[j, first:last]
+        for i in range(here.size):
+            flag[i] = here[i] & use[i]
+        for i in range(here.size):
+            into[i] = values[i] if here[i] & use[i] else np.float32(0.0)
 
 
 def lagrange(t: float, points: int) -> Array:

@@ -214,59 +214,72 @@ def slope_at(patch: Patch, displacement: Array) -> Array | None:
 
 
 @compiled
+def _six_rows(a, b, c, d, e, f, taps, into):  # type: ignore[no-untyped-def]
+    t, u, v = np.float32(taps[0]), np.float32(taps[1]), np.float32(taps[2])
+    w, x, y = np.float32(taps[3]), np.float32(taps[4]), np.float32(taps[5])
+    for i in range(into.size):
+        into[i] = (t * a[i] + u * b[i] + v * c[i]) + (w * d[i] + x * e[i] + y * f[i])
+
+
+@compiled
 def _bend(plain, images, place, along_y, along_x, offset, bend):  # type: ignore[no-untyped-def]
     """What moving the reference by interpolation adds to moving it by its gradient, weighted.
 
-    Row by row: along y for each bank along x that is needed, then along x. ``along``: for each
-    point its bank, its bins, and (as a fraction) its weight.
+    Row by row: along y for each bank along x that is needed, then along x. ``along_y`` and
+    ``along_x``: banks, bins and weights of six points; where any of them lies outside, 0.
     """
     rows, columns = images.shape[3], images.shape[4]
     banks = images.shape[1]
     n_y, n_x = bend.shape
     b_y, b_x, q_y, q_x = place
-    first, last = max(0, q_x), min(n_x, columns + q_x)
     step_y, step_x = np.float32(offset[0]), np.float32(offset[1])
-    down = np.empty((banks, columns), np.float32)
-    used = np.zeros(banks, np.bool_)
-    for t in range(along_x.shape[0]):
-        used[int(along_x[t, 0])] = True
-    for j in range(max(0, q_y), min(n_y, rows + q_y)):
+    bank_y, bin_y, tap_y = along_y
+    bank_x, bin_x, tap_x = along_x
+    first, last = max(0, q_x, bin_x.max()), min(n_x, columns + min(q_x, bin_x.min()))
+    if last <= first:
+        return
+    down = np.zeros((banks, columns), np.float32)
+    for j in range(max(0, q_y, bin_y.max()), min(n_y, rows + min(q_y, bin_y.min()))):
         for bank in range(banks):
-            if not used[bank]:
+            if not np.any(bank_x == bank):
                 continue
-            total = down[bank]
-            total[:] = np.float32(0.0)
-            for t in range(along_y.shape[0]):
-                row = j - int(along_y[t, 1])
-                if row < 0 or row >= rows:
-                    continue
-                tap = np.float32(along_y[t, 2])
-                source = plain[int(along_y[t, 0]), bank, row]
-                for i in range(columns):
-                    total[i] += tap * source[i]
-        into = bend[j]
-        for t in range(along_x.shape[0]):
-            q = int(along_x[t, 1])
-            start, stop = max(0, q), min(n_x, columns + q)
-            tap = np.float32(along_x[t, 2])
-            part, source = into[start:stop], down[int(along_x[t, 0]), start - q : stop - q]
-            for i in range(part.size):
-                part[i] += tap * source[i]
+            _six_rows(
+                plain[bank_y[0], bank, j - bin_y[0]],
+                plain[bank_y[1], bank, j - bin_y[1]],
+                plain[bank_y[2], bank, j - bin_y[2]],
+                plain[bank_y[3], bank, j - bin_y[3]],
+                plain[bank_y[4], bank, j - bin_y[4]],
+                plain[bank_y[5], bank, j - bin_y[5]],
+                tap_y,
+                down[bank],
+            )
+        part = bend[j, first:last]
+        _six_rows(
+            down[bank_x[0], first - bin_x[0] : last - bin_x[0]],
+            down[bank_x[1], first - bin_x[1] : last - bin_x[1]],
+            down[bank_x[2], first - bin_x[2] : last - bin_x[2]],
+            down[bank_x[3], first - bin_x[3] : last - bin_x[3]],
+            down[bank_x[4], first - bin_x[4] : last - bin_x[4]],
+            down[bank_x[5], first - bin_x[5] : last - bin_x[5]],
+            tap_x,
+            part,
+        )
         root = images[0, b_y, b_x, j - q_y, first - q_x : last - q_x]
         image = images[1, b_y, b_x, j - q_y, first - q_x : last - q_x]
         grad_y = images[2, b_y, b_x, j - q_y, first - q_x : last - q_x]
         grad_x = images[3, b_y, b_x, j - q_y, first - q_x : last - q_x]
-        part = into[first:last]
         for i in range(part.size):
             linear = image[i] - step_y * grad_y[i] - step_x * grad_x[i]
             part[i] = root[i] * part[i] - linear
 
 
-def _points(level: Level, displacement: float) -> Array:
+def _points(
+    level: Level, displacement: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
     """The six whole-pixel displacements around one: bank, bins and weight of each."""
     below = int(np.floor(displacement))
     bins, banks = np.divmod(np.arange(below - 2, below + 4), level.factor)
-    return np.stack([banks, bins, lagrange(displacement - below, 6)], axis=1).astype(np.float64)
+    return banks, bins, lagrange(displacement - below, 6)
 
 
 @compiled_sums
