@@ -169,18 +169,25 @@ def _usable_row(lost, factor, use):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _filled_packed(frame, static, valid, pedestal, factor, band, words, out, usable):  # type: ignore[no-untyped-def]
+def _usable(static, valid, factor, usable):  # type: ignore[no-untyped-def]
+    """Which bins count: a pass of its own, since mixed with the sums both take longer."""
+    lost = np.empty(static.shape[1], np.uint8)
+    for j in range(usable.shape[0]):
+        lost[:] = 0
+        for k in range(j * factor, (j + 1) * factor):
+            _lost_row(static[k], valid[k], np.uint8(factor > 1), lost)
+        _usable_row(lost, factor, usable[j])
+
+
+@compiled
+def _filled_packed(frame, static, valid, pedestal, factor, band, words, usable, out):  # type: ignore[no-untyped-def]
     """uint16 by 2x2 or 4x4, a row of bins at a time. Returns bits of all that was summed."""
     width = frame.shape[1]
-    lost = np.empty(width, np.uint8)
     bits = np.uint64(0)
     for j in range(out.shape[0]):
-        lost[:] = 0
         for k in range(factor):
             y = j * factor + k
-            _lost_row(static[y], valid[y], np.uint8(1), lost)
             _fill_integers(frame[y], static[y], valid[y], band[k, :width])
-        _usable_row(lost, factor, usable[j])
         if factor == 4:
             bits |= _bin_by_four(words, pedestal, usable[j : j + 1], out[j : j + 1])
         else:
@@ -189,30 +196,24 @@ def _filled_packed(frame, static, valid, pedestal, factor, band, words, out, usa
 
 
 @compiled
-def _filled_integers(frame, static, valid, pedestal, factor, band, out, usable):  # type: ignore[no-untyped-def]
+def _filled_integers(frame, static, valid, pedestal, factor, band, usable, out):  # type: ignore[no-untyped-def]
     width = frame.shape[1]
-    lost, total = np.empty(width, np.uint8), np.empty(width, np.float32)
+    total = np.empty(width, np.float32)
     for j in range(out.shape[0]):
-        lost[:] = 0
         for k in range(factor):
             y = j * factor + k
-            _lost_row(static[y], valid[y], np.uint8(factor > 1), lost)
             _fill_integers(frame[y], static[y], valid[y], band[k, :width])
-        _usable_row(lost, factor, usable[j])
         _bin_plain(band, pedestal, factor, usable[j : j + 1], total, out[j : j + 1])
 
 
 @compiled
-def _filled_floats(frame, static, valid, pedestal, factor, band, out, usable):  # type: ignore[no-untyped-def]
+def _filled_floats(frame, static, valid, pedestal, factor, band, usable, out):  # type: ignore[no-untyped-def]
     width = frame.shape[1]
-    lost, total = np.empty(width, np.uint8), np.empty(width, np.float32)
+    total = np.empty(width, np.float32)
     for j in range(out.shape[0]):
-        lost[:] = 0
         for k in range(factor):
             y = j * factor + k
-            _lost_row(static[y], valid[y], np.uint8(factor > 1), lost)
             _fill_floats(frame[y], static[y], valid[y], band[k, :width])
-        _usable_row(lost, factor, usable[j])
         _bin_plain(band, pedestal, factor, usable[j : j + 1], total, out[j : j + 1])
 
 
@@ -318,8 +319,8 @@ def bin_filled(
     float32 and uint8 (y // factor, x // factor), and a number that no valid pixel of the bins
     exceeds, where that comes for nothing.
     """
-    shape = (frame.shape[0] // factor, frame.shape[1] // factor)
-    out, usable = np.empty(shape, np.float32), np.empty(shape, np.uint8)
+    usable = _usable_flags(static, valid, factor)
+    out = np.empty(usable.shape, np.float32)
     # Rows 4096 bytes apart, what is written to one delays reads of the others.
     band = np.empty((factor, -(-frame.shape[1] // 8) * 8 + 96), frame.dtype)
     frame = locked(frame)
@@ -327,10 +328,10 @@ def bin_filled(
     if _is_packed(frame, factor):
         words: NDArray[Any] = band.view(_PACKED[factor][1])
         level = np.int32(pedestal * factor**2)
-        bits = _filled_packed(frame, *flags, level, factor, band, words, out, usable)
+        bits = _filled_packed(frame, *flags, level, factor, band, words, usable, out)
         return out, usable, int(bits)
     by = _filled_floats if frame.dtype.kind == "f" else _filled_integers
-    by(frame, *flags, _pedestal_of(frame, pedestal), factor, band, out, usable)
+    by(frame, *flags, _pedestal_of(frame, pedestal), factor, band, usable, out)
     return out, usable, None
 
 
@@ -365,8 +366,13 @@ def _pedestal_of(frame: NDArray[Any], pedestal: float) -> NDArray[Any]:
 
 def usable_bins(valid: NDArray[np.bool_], factor: int) -> Flags:
     """Bins all of whose pixels count or can be filled in, 1 where usable."""
-    nothing = np.zeros(valid.shape, np.uint8)
-    return bin_filled(nothing, valid, valid, 0.0, factor)[1]
+    return _usable_flags(valid, valid, factor)
+
+
+def _usable_flags(static: NDArray[np.bool_], valid: NDArray[np.bool_], factor: int) -> Flags:
+    usable = np.empty((static.shape[0] // factor, static.shape[1] // factor), np.uint8)
+    _usable(locked(static.view(np.uint8)), locked(valid.view(np.uint8)), factor, usable)
+    return usable
 
 
 @compiled
