@@ -18,21 +18,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-import dask.array as da
 import numpy as np
-from dask.base import compute
 from distributed import WorkerPlugin
 from numpy.typing import NDArray
 
-from stillstack import graph
 from stillstack.errors import RunFaultError, StillstackError
-from stillstack.frameblock import Resampling
+from stillstack.frameblock import Resampling, align_block, register_block
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.layout import Stage
 from stillstack.model import Status, empty_table, image_fill
-from stillstack.sources import Source, stack_of
+from stillstack.sources import Source, read_piece
 from stillstack.stacks import Canvas
-from stillstack.storage import BlockRecord, BlockWriter, RunStore, StoredObject
+from stillstack.storage import BlockRecord, BlockWriter, BlockWriting, RunStore, StoredObject
 
 Rows = NDArray[np.void]
 
@@ -144,11 +141,11 @@ def run_block(job_digest: str, stage: Stage, block: Block) -> BlockResult:
             cure="Run the same command again.",
         )
     reference = reference_of(job)
-    rows, images, reasons = _whole_or_single(job, stage, block, reference)
-    objects: tuple[StoredObject, ...] = ()
     if stage.applies and job.writer is not None:
-        rows["status"][rows["n_clipped"] > 0] |= int(Status.CLIPPED)
-        objects = _written(job.writer, block, images)
+        rows, reasons, objects = _written(job, job.writer, stage, block, reference)
+    else:
+        rows, reasons = _whole_or_single(job, stage, block, reference, None)
+        objects = ()
     record = BlockRecord(
         block=block.index,
         start=block.start,
@@ -165,7 +162,7 @@ def run_block(job_digest: str, stage: Stage, block: Block) -> BlockResult:
 def probe_frame(job_digest: str, stage: Stage, block: Block) -> int:
     """Do the work of a block without writing it, to see whether the worker survives."""
     job = _JOBS[job_digest]
-    _whole_or_single(job, stage, block, reference_of(job))
+    _whole_or_single(job, stage, block, reference_of(job), None)
     return os.getpid()
 
 
@@ -197,15 +194,39 @@ def stored_reference(store: RunStore) -> Reference:
     )
 
 
+def _written(
+    job: Job, writer: BlockWriter, stage: Stage, block: Block, reference: Reference
+) -> tuple[Rows, dict[int, str], tuple[StoredObject, ...]]:
+    """Do a block and write its images; the disk's faults are told from the frames'."""
+    try:
+        with contextlib.closing(writer.begin(block.start)) as writing:
+            rows, reasons = _whole_or_single(job, stage, block, reference, writing)
+            return rows, reasons, writing.commit()
+    except OSError as error:
+        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise RunFaultError(
+            f"Frames {block.start} to {block.stop - 1} cannot be written to {writer.path}: "
+            f"{error.strerror or error}.",
+            consequence="The run stopped; frames that are done are kept.",
+            cure=("Make room there" if room else "Mend that")
+            + " and run the same command again: it goes on where this one stopped.",
+        ) from error
+
+
 def _whole_or_single(
-    job: Job, stage: Stage, block: Block, reference: Reference
-) -> tuple[Rows, NDArray[Any], dict[int, str]]:
-    """Rows and images of a block, frame by frame where it does not work as a whole."""
+    job: Job, stage: Stage, block: Block, reference: Reference, writing: BlockWriting | None
+) -> tuple[Rows, dict[int, str]]:
+    """Rows of a block, frame by frame where it does not work as a whole; images are written."""
     if not block.set_aside:
         # whatever a block fails of, its frames are tried one by one
         with _suppressed_but_memory():
-            return *_computed(job, stage, block, reference), {}
-    return _frame_by_frame(job, stage, block, reference)
+            return _computed(job, stage, block, reference, writing), {}
+    rows, images, reasons = _frame_by_frame(job, stage, block, reference)
+    if writing is not None:
+        writing.discard()
+        for first in range(0, len(images), writing.chunk_frames):
+            writing.put(images[first : first + writing.chunk_frames])
+    return rows, reasons
 
 
 @contextlib.contextmanager
@@ -231,16 +252,13 @@ def _frame_by_frame(
             continue
         known = None if block.rows is None else block.rows[place : place + 1]
         alone = replace(block, start=number, stop=number + 1, rows=known)
+        image = images[place : place + 1] if stage.applies else None
         try:
-            frame_rows, frame_images = _computed(job, stage, alone, reference)
+            rows[place] = _computed(job, stage, alone, reference, image)[0]
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  # the frame is set aside, with the reason
             reasons[number] = _reason(error)
-            continue
-        rows[place] = frame_rows[0]
-        if stage.applies:
-            images[place] = frame_images[0]
     if len(reasons) > len(block.set_aside):
         _refuse_lost_source(job)
     if block.rows is not None:
@@ -249,33 +267,50 @@ def _frame_by_frame(
 
 
 def _computed(
-    job: Job, stage: Stage, block: Block, reference: Reference
-) -> tuple[Rows, NDArray[Any]]:
-    """Rows and images of a range of frames, in one computation that reads each frame once."""
-    n_frames = block.stop - block.start
-    stack = stack_of(job.source, block.start, block.stop, chunk_frames=n_frames)
-    table = graph.register_rows(stack, reference) if stage.estimates else _known(block.rows)
-    if not stage.applies:
-        (rows,) = compute(table, scheduler="synchronous")
-        return rows[:, 0, 0], np.empty(0)
-    resampling = Resampling(
-        job.interpolation,
-        str(job.aligned_dtype),
-        job.canvas or (0, stack.shape[1], 0, stack.shape[2]),
-    )
-    images, n_clipped = graph.align_rows(stack, table, resampling, reference=reference)
-    rows, images, n_clipped = compute(table, images, n_clipped, scheduler="synchronous")
-    rows = rows[:, 0, 0].copy()
-    rows["n_clipped"] = n_clipped[:, 0, 0]
-    return rows, images
+    job: Job,
+    stage: Stage,
+    block: Block,
+    reference: Reference,
+    images: BlockWriting | NDArray[Any] | None,
+) -> Rows:
+    """Rows of a range of frames, each of which is read once; images go where they are wanted.
 
-
-def _known(rows: Rows | None) -> da.Array:
-    if rows is None:
+    The same functions that the lazy graph maps over a stack, called without a graph: to build and
+    compute one for every block, and to copy what comes out, takes as long as to register.
+    """
+    _, *shape = job.source.shape
+    dtype = np.dtype(job.source.dtype)
+    frames = read_piece((job.source, block.start, block.stop, (shape[0], shape[1]), dtype.str))
+    if stage.estimates:
+        rows = register_block(frames, reference, np.array([block.start]), (0,))[:, 0, 0]
+    elif block.rows is not None:
+        rows = block.rows.copy()
+    else:
         msg = "a stage that does not estimate needs the rows of its block"
         raise RunFaultError(msg)
-    known: da.Array = da.from_array(rows[:, None, None], chunks=-1)
-    return known
+    if not stage.applies:
+        return rows
+    canvas = job.canvas or (0, shape[0], 0, shape[1])
+    resampling = Resampling(job.interpolation, str(job.aligned_dtype), canvas)
+    step = images.chunk_frames if isinstance(images, BlockWriting) else len(frames)
+    for first in range(0, len(frames), step):
+        piece = slice(first, first + step)
+        moved = align_block(
+            frames[piece],
+            rows[piece, None, None],
+            np.array([block.start + first]),
+            reference=reference,
+            valid=None,
+            resampling=resampling,
+            block_id=(0,),
+        )
+        rows["n_clipped"][piece] = moved.n_clipped
+        if isinstance(images, BlockWriting):
+            images.put(moved.images)
+        elif images is not None:
+            images[piece] = moved.images
+    rows["status"][rows["n_clipped"] > 0] |= int(Status.CLIPPED)
+    return rows
 
 
 def _keep_known_rejects(rows: Rows, known: Rows) -> None:
@@ -316,17 +351,3 @@ def _refuse_lost_source(job: Job) -> None:
             consequence="The run stopped, and frames that are done are kept.",
             cure="Restore the source and run the same command again, or choose another output.",
         )
-
-
-def _written(writer: BlockWriter, block: Block, images: NDArray[Any]) -> tuple[StoredObject, ...]:
-    try:
-        return writer.write(block.start, images)
-    except OSError as error:
-        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise RunFaultError(
-            f"Frames {block.start} to {block.stop - 1} cannot be written to {writer.path}: "
-            f"{error.strerror or error}.",
-            consequence="The run stopped; frames that are done are kept.",
-            cure=("Make room there" if room else "Mend that")
-            + " and run the same command again: it goes on where this one stopped.",
-        ) from error

@@ -3,7 +3,7 @@
 from stillstack.sources.image import image_of
 from stillstack.sources.opening import FORMATS, open_source, open_stack
 from stillstack.sources.protocol import FileSource, Format, FrameReader, Source
-from stillstack.sources.stack import stack_of
+from stillstack.sources.stack import read_piece, stack_of
 
 __all__ = [
     "FORMATS",
@@ -14,5 +14,6 @@ __all__ = [
     "image_of",
     "open_source",
     "open_stack",
+    "read_piece",
     "stack_of",
 ]

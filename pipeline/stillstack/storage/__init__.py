@@ -16,7 +16,7 @@ A run, from the coordinator's side::
         store.finish()
 """
 
-from stillstack.storage.blocks import BlockWriter
+from stillstack.storage.blocks import BlockWriter, BlockWriting
 from stillstack.storage.blockstore import BlockStore, DamagedBlock
 from stillstack.storage.digest import digest_store
 from stillstack.storage.identity import OutputState, inspect_output
@@ -32,6 +32,7 @@ __all__ = [
     "BlockRecord",
     "BlockStore",
     "BlockWriter",
+    "BlockWriting",
     "DamagedBlock",
     "Ledger",
     "OutputState",

@@ -21,6 +21,10 @@ from stillstack.storage.objects import METADATA, LocalObjects, StagingStore
 
 Codec = Literal["zstd", "lz4"]
 LEVEL: Final[Mapping[str, int]] = {"zstd": 1, "lz4": 5}
+# A bit plane of 16-bit counts is then one block of zstd's own, 128 KiB, and those that are noise
+# are stored as they are: against Blosc's own choice of 32 KiB noisy counts take half the time, both
+# ways, and 3 % fewer bytes. For lz4 it makes no difference.
+BLOSC_BLOCK: Final[Mapping[str, int]] = {"zstd": 2 * 2**20, "lz4": 0}
 FRAMES_PER_TABLE_CHUNK: Final = 1_000_000
 
 
@@ -33,6 +37,7 @@ def compressors(dtype: np.dtype[Any], codec: Codec = "zstd") -> tuple[BytesBytes
         cname=codec,
         clevel=LEVEL[codec],
         shuffle=shuffles.get(dtype.kind, BloscShuffle.bitshuffle),
+        blocksize=BLOSC_BLOCK[codec],
     )
     return (blosc, Crc32cCodec())
 

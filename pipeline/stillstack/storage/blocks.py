@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +14,14 @@ from numpy.typing import NDArray
 
 from stillstack.errors import RunFaultError
 from stillstack.storage.arrays import open_writable
-from stillstack.storage.objects import LocalObjects, StagingStore, StoredObject
+from stillstack.storage.chunks import PlainChunks, plain_chunks
+from stillstack.storage.objects import (
+    METADATA,
+    LocalObjects,
+    StagedObject,
+    StagingStore,
+    StoredObject,
+)
 
 
 @dataclass(frozen=True)
@@ -54,34 +64,156 @@ class BlockWriter:
             The images are not exactly one block. Anything less would share an object with
             another task, and lose frames without a word.
         """
-        store = StagingStore.on(LocalObjects(self.path, durable=self.durable))
-        array = open_writable(store, self.array)
-        self._check(array, start, images)
+        with contextlib.closing(self.begin(start)) as writing:
+            writing.refuse_shape(images, writing.length)
+            for first in range(0, writing.length, writing.chunk_frames):
+                writing.put(images[first : first + writing.chunk_frames])
+            return writing.commit()
+
+    def begin(self, start: int) -> BlockWriting:
+        """Begin the block that starts at a frame, to give its images piece by piece.
+
+        Raises
+        ------
+        RunFaultError
+            No block starts there.
+        """
+        objects = LocalObjects(self.path, durable=self.durable)
+        key = f"{self.array}/{METADATA}"
+        return BlockWriting(
+            self, start, objects, *_opened(self.path, self.array, objects.stamp(key))
+        )
+
+
+class BlockWriting:
+    """One block on its way to the disk; made by `BlockWriter.begin`.
+
+    Images are compressed when they are given, and written and synced by a thread of its own
+    meanwhile. Nothing appears under its name before `commit`.
+
+    Attributes
+    ----------
+    length : int
+        Frames of the block.
+    chunk_frames : int
+        Frames that have to be given together.
+    """
+
+    def __init__(
+        self,
+        writer: BlockWriter,
+        start: int,
+        objects: LocalObjects,
+        array: zarr.Array[Any],
+        plain: PlainChunks | None,
+    ) -> None:
+        self._writer = writer
+        self._start = start
+        self._objects = objects
+        self._array = array
+        self._plain = plain
+        self.length = min(writer.block_frames, array.shape[0] - start)
+        self._n_given = 0
+        self._collected: list[NDArray[Any]] = []
+        self._staged: list[Future[StagedObject]] = []
+        self._thread = ThreadPoolExecutor(1)
+        self.chunk_frames = self.length if plain is None else plain.chunk_frames
+        self._refuse(_faults_of(writer, array, start))
+
+    def put(self, images: NDArray[Any]) -> None:
+        """Take the next images: ``chunk_frames`` of them, or what is left of the block.
+
+        Raises
+        ------
+        RunFaultError
+            They are not the next piece of the block.
+        """
+        self.refuse_shape(images, min(self.chunk_frames, self.length - self._n_given))
+        if self._plain is None:
+            self._collected.append(images)
+        else:
+            chunk = (self._start + self._n_given) // self.chunk_frames
+            key = f"{self._writer.array}/{self._plain.key(chunk)}"
+            parts = self._plain.encode(images)
+            self._staged.append(self._thread.submit(self._objects.stage, key, *parts))
+        self._n_given += len(images)
+
+    def commit(self) -> tuple[StoredObject, ...]:
+        """Give everything its name, and return what was stored.
+
+        Raises
+        ------
+        RunFaultError
+            Not all images of the block were given.
+        OSError
+            Something could not be written; nothing has got its name.
+        """
+        missing = self.length - self._n_given
+        self._refuse([missing and f"{missing} of its {self.length} frames are missing"])
+        if self._plain is None:
+            return self._commit_by_zarr()
+        staged = [future.result() for future in self._staged]
+        self._staged = []
+        self._thread.shutdown()
+        return self._objects.commit(sorted(staged, key=lambda item: item.stored.key))
+
+    def discard(self) -> None:
+        """Remove what was written, and begin anew."""
+        futures, self._staged = self._staged, []
+        self._collected = []
+        self._n_given = 0
+        self._objects.discard(f.result() for f in futures if f.exception() is None)
+
+    def close(self) -> None:
+        """Remove what was not committed, and end."""
+        self.discard()
+        self._thread.shutdown()
+
+    def refuse_shape(self, images: NDArray[Any], n_images: int) -> None:
+        """Raise RunFaultError unless these are so many images of the array."""
+        wanted = (n_images, *self._array.shape[1:])
+        self._refuse(
+            [
+                images.shape != wanted and f"images of shape {images.shape} instead of {wanted}",
+                np.dtype(images.dtype) != self._array.dtype
+                and f"images of {images.dtype} instead of {self._array.dtype}",
+            ]
+        )
+
+    def _commit_by_zarr(self) -> tuple[StoredObject, ...]:
+        store = StagingStore.on(self._objects)
+        array = open_writable(store, self._writer.array)
         try:
-            array[start : start + len(images)] = images
+            array[self._start : self._start + self.length] = np.concatenate(self._collected)
         except BaseException:
             store.discard()
             raise
         return store.commit()
 
-    def _check(self, array: zarr.Array[Any], start: int, images: NDArray[Any]) -> None:
-        written_together = (array.shards or array.chunks)[0]
-        n_frames = array.shape[0]
-        length = min(self.block_frames, n_frames - start)
-        findings = [
-            (self.block_frames % written_together != 0)
-            and f"blocks of {self.block_frames} frames cut objects of {written_together}",
-            not (0 <= start < n_frames and start % self.block_frames == 0)
-            and f"frame {start} does not start a block of {self.block_frames} in {n_frames}",
-            images.shape != (length, *array.shape[1:])
-            and f"images of shape {images.shape} instead of {(length, *array.shape[1:])}",
-            np.dtype(images.dtype) != array.dtype
-            and f"images of {images.dtype} instead of {array.dtype}",
-        ]
-        if any(findings):
+    def _refuse(self, faults: list[Any]) -> None:
+        found = [str(fault) for fault in faults if fault]
+        if found:
             raise RunFaultError(
-                f"Not a block of {self.path}/{self.array}: "
-                f"{'; '.join(finding for finding in findings if finding)}.",
+                f"Not a block of {self._writer.path}/{self._writer.array}: {'; '.join(found)}.",
                 consequence="It was not written.",
                 cure="This is a fault of the program: please report it.",
             )
+
+
+def _faults_of(writer: BlockWriter, array: zarr.Array[Any], start: int) -> list[Any]:
+    """Return what is wrong with a block's place in an array."""
+    written_together = (array.shards or array.chunks)[0]
+    block, n_frames = writer.block_frames, array.shape[0]
+    return [
+        (block % written_together != 0)
+        and f"blocks of {block} frames cut objects of {written_together}",
+        not (0 <= start < n_frames and start % block == 0)
+        and f"frame {start} does not start a block of {block} in {n_frames}",
+    ]
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(path: str, name: str, stamp: str) -> tuple[zarr.Array[Any], PlainChunks | None]:  # noqa: ARG001
+    """Open an array for its metadata; ``stamp`` makes sure that one that was replaced is too."""
+    array = zarr.open_array(path, path=name, mode="r", zarr_format=3)
+    return array, plain_chunks(array)

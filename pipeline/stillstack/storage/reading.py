@@ -22,6 +22,7 @@ import zarr
 from numpy.typing import NDArray
 
 from stillstack.errors import InputError
+from stillstack.storage.chunks import PlainChunks, plain_chunks
 
 METADATA_FILES: Final = ("zarr.json", ".zarray", ".zgroup")
 _V2_DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
@@ -113,7 +114,10 @@ def read_range(path: str, variable: str | None, start: int, stop: int) -> NDArra
     Exception
         What Zarr and its codecs raise, as it is.
     """
-    values = np.asarray(_open_array(path, variable, _stamp(path, variable))[start:stop])
+    array, plain = _opened(path, variable, _stamp(path, variable))
+    if plain is not None and 0 <= start < stop <= array.shape[0]:
+        return plain.read(start, stop)
+    values = np.asarray(array[start:stop])
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
@@ -193,14 +197,22 @@ def _open_node(path: str) -> zarr.Array[Any] | zarr.Group:
             return zarr.open_group(path, mode="r", use_consolidated=False)
 
 
+def _open_array(path: str, variable: str | None, stamp: str) -> zarr.Array[Any]:
+    return _opened(path, variable, stamp)[0]
+
+
 @functools.lru_cache(maxsize=16)
-def _open_array(path: str, variable: str | None, stamp: str) -> zarr.Array[Any]:  # noqa: ARG001
+def _opened(
+    path: str,
+    variable: str | None,
+    stamp: str,  # noqa: ARG001
+) -> tuple[zarr.Array[Any], PlainChunks | None]:
     """Open an array; ``stamp`` makes sure that one that was replaced is opened again."""
     node = _open_node(path)
     array = node if variable is None or isinstance(node, zarr.Array) else node[variable]
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{variable} is a group")
-    return array
+    return array, plain_chunks(array)
 
 
 def _stamp(path: str, variable: str | None) -> str:
