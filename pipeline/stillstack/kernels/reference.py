@@ -36,7 +36,8 @@ class Settings:
 class Reference:
     """A reference made ready for registering many frames to it; made by :func:`prepare_reference`.
 
-    Immutable, picklable, about a dozen times the size of the image.
+    Picklable, six or seven times the size of the image. Nothing in it changes but what is kept
+    because it was needed: see `Level`.
 
     Parameters
     ----------
