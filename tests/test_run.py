@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from stillstack.blockwork import stored_reference
 from stillstack.errors import InputError, RunFaultError, UnreadableFrameError
 from stillstack.execute import SET_ASIDE_NOTE, Progress
+from stillstack.graph import align, register
 from stillstack.kernels.registration import register_frame
 from stillstack.kernels.resampling import resample_frame
 from stillstack.model import COLUMNS, REJECTING, Status, is_good
 from stillstack.run import open_run, run
 from stillstack.simulation import SimulatedStack
-from stillstack.sources import Source, open_source
+from stillstack.sources import Source, open_source, open_stack
 from stillstack.storage import RunStore
 
 
@@ -161,6 +162,24 @@ def test_the_store_holds_what_each_frame_alone_gives(
         )
         both = np.isfinite(result.aligned.values[number])
         np.testing.assert_array_equal(raw[number][both], np.asarray(moved.image)[both])
+
+
+def test_the_lazy_graph_gives_what_a_run_stores(cluster_client: Any, small_config: Any) -> None:
+    result = run(small_config)
+    store = RunStore.view(small_config["output"]["path"])
+    reference, raw = stored_reference(store), store.read("aligned")
+    stack = open_stack(small_config["input"]["path"]).chunk(frame=7)
+    table = register(stack, reference).compute(scheduler="synchronous")
+    for name in ("shift", "shift_std", "chi2", "ncc"):
+        np.testing.assert_array_equal(table[name].values, store.read(name))
+    aligned = align(
+        stack,
+        table,
+        reference=reference,
+        interpolation=result.attrs["interpolation"],
+        dtype=raw.dtype,
+    )
+    np.testing.assert_array_equal(aligned.values, raw)
 
 
 def test_running_again_does_nothing_and_gives_the_same(
