@@ -450,10 +450,10 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("is_static", [True, False])
 def test_direct_sums_and_transforms_find_the_same(is_static: bool) -> None:
     rng = np.random.default_rng(4)
-    image = rng.normal(size=(24, 21))
+    drawn = rng.normal(size=(24, 21))
     valid, static = rng.random((24, 21)) > 0.1, rng.random((24, 21)) > 0.1
     own = static if is_static else static & (rng.random((24, 21)) > 0.1)
-    image = np.where(valid, image - image[valid].mean(), 0.0).astype(np.float32)
+    image = np.where(valid, drawn - drawn[valid].mean(), 0.0).astype(np.float32)
     moved = np.roll(image, (2, -1), (0, 1)) + 3.0
     mean = np.where(own, moved, 0.0).astype(np.float32)
     maps = [
