@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stillstack.errors import RunFaultError
 from stillstack.kernels.registration import Reference, frame_validity, register_frame
-from stillstack.kernels.resampling import resample_frame
+from stillstack.kernels.resampling import ValidPixels, resample_frame
 from stillstack.model import COLUMNS, empty_table, image_fill, is_good
 from stillstack.stacks import Canvas
 
@@ -80,11 +80,12 @@ def align_block(
 ) -> Moved:
     """Aligned images of one block of frames, and how many values of each were clipped."""
     dtype = np.dtype(resampling.dtype)
-    images = np.full((len(frames), *resampling.shape), image_fill(dtype), dtype)
+    images = np.empty((len(frames), *resampling.shape), dtype)
     n_clipped = np.zeros(len(frames), np.float32)
     for i, frame in enumerate(frames):
         displacement, bits = rows["shift"][i, 0, 0], int(rows["status"][i, 0, 0])
         if not (is_good(bits) and np.isfinite(displacement).all()):
+            images[i] = image_fill(dtype)
             continue
         try:
             moved = resample_frame(
@@ -94,10 +95,10 @@ def align_block(
                 interpolation=resampling.interpolation,
                 dtype=dtype,
                 canvas=resampling.canvas,
+                out=images[i],
             )
         except Exception as error:
             raise _broken(error, "aligned", i, _numbers(frames, starts, block_id)) from error
-        images[i] = moved.image
         n_clipped[i] = moved.n_clipped
     return Moved(images, n_clipped)
 
@@ -108,10 +109,12 @@ def _valid_pixels(
     status: int,
     reference: Reference | None,
     valid: NDArray[np.bool_] | None,
-) -> NDArray[np.bool_] | None:
+) -> NDArray[np.bool_] | ValidPixels | None:
     """Pixels of one raw frame that may enter its interpolation; None where all may."""
     if reference is not None:
         found: NDArray[np.bool_] = frame_validity(frame, reference, displacement, status)
+        if valid is None and found is reference.frame_valid:
+            return reference.static_pixels
     elif np.issubdtype(frame.dtype, np.floating):
         found = np.isfinite(frame)
     else:

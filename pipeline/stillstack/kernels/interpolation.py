@@ -7,6 +7,7 @@ double precision, sum to one, and are exactly one and zeros where the shift is w
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -94,18 +95,29 @@ def tap_weights(interpolation: str, fraction: float) -> Weights:
 
 
 def _spline_weights(t: float) -> Weights:
+    prefilter, moments, mending, powers = _spline_constants()
     basis = np.array([(1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 1 + 3 * t + 3 * t**2 - 3 * t**3, t**3])
+    cut = prefilter @ basis
+    missing = ((t - 0.5) / (_SPLINE_TAPS / 2)) ** powers - moments @ cut
+    mended: Weights = cut + mending @ missing
+    return mended
+
+
+@cache
+def _spline_constants() -> tuple[Weights, Weights, Weights, Weights]:
+    """Return what does not depend on the fraction.
+
+    The prefilter's matrix, from the basis' four values to the eight cut weights; the moments'
+    matrix; the smallest change of the weights for a change of the moments; the moments' powers.
+    """
     reach = np.arange(-_PREFILTER_REACH, _PREFILTER_REACH + 1)
-    prefilter = -_POLE / (1 - _POLE**2) * _POLE ** np.abs(reach)
-    uncut = np.convolve(basis, prefilter)
+    response = -_POLE / (1 - _POLE**2) * _POLE ** np.abs(reach)
     # The basis begins one pixel before the point, so the folded kernel begins `reach` + 1 before.
     first = _PREFILTER_REACH + 1 - (_SPLINE_TAPS - 1) // 2
-    cut = uncut[first : first + _SPLINE_TAPS]
-    # Moments about the middle in units of half the length, for the sake of conditioning.
-    half = _SPLINE_TAPS / 2
-    places = (np.arange(_SPLINE_TAPS) - (_SPLINE_TAPS - 1) / 2) / half
-    powers = np.arange(_SPLINE_DEGREE + 1)[:, None]
-    moments = places**powers
-    missing = ((t - 0.5) / half) ** powers[:, 0] - moments @ cut
-    mended: Weights = cut + moments.T @ np.linalg.solve(moments @ moments.T, missing)
-    return mended
+    places = first + np.arange(_SPLINE_TAPS)[:, None] - np.arange(4)
+    # About the middle, in units of half the length, for the sake of conditioning.
+    middle, half = (_SPLINE_TAPS - 1) / 2, _SPLINE_TAPS / 2
+    powers = np.arange(_SPLINE_DEGREE + 1.0)
+    moments = ((np.arange(_SPLINE_TAPS) - middle) / half) ** powers[:, None]
+    mending = moments.T @ np.linalg.inv(moments @ moments.T)
+    return response[places], moments, mending, powers

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.kernels.correlation import Search, Transforms
+from stillstack.kernels.footprints import ValidPixels
 from stillstack.kernels.levels import Array, Level
 from stillstack.kernels.validity import ValueRules
 
@@ -103,6 +105,11 @@ class Reference:
     def max_shift_px(self) -> int:
         """Largest shift that is looked for, px along each axis."""
         return self.settings.max_shift_px
+
+    @cached_property
+    def static_pixels(self) -> ValidPixels:
+        """``frame_valid`` made ready for resampling the frames in which no other pixel is out."""
+        return ValidPixels(self.frame_valid, self.frame_valid.shape)
 
     @property
     def nbytes(self) -> int:

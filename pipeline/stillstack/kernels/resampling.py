@@ -32,30 +32,26 @@ as much time again, little beside reading and writing the frame.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from stillstack.kernels.footprints import Footprints, ValidPixels
 from stillstack.kernels.interpolation import INTERPOLATIONS, split_shift, tap_weights
-from stillstack.kernels.strips import (
-    interpolate_strip,
-    isolated_pixels,
-    load_strip,
-    patch_strip,
-    store_floats,
-    store_integers,
-    uncover,
-)
+from stillstack.kernels.strips import find_valid, move_frame
+from stillstack.kernels.tiles import GROUP
 from stillstack.model import image_fill
 
-__all__ = ["DEFAULT_INTERPOLATION", "INTERPOLATIONS", "Resampled", "resample_frame"]
+__all__ = ["DEFAULT_INTERPOLATION", "INTERPOLATIONS", "Resampled", "ValidPixels", "resample_frame"]
 
 DEFAULT_INTERPOLATION: Final = "bspline"
 
 _INPUT_TYPES: Final = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")
-# Pixels of a strip: with its flags and results about a megabyte, what a core has for itself.
-_STRIP_PIXELS: Final = 2**17
+# Pixels of a strip: long enough that the rows which two strips share cost little to copy. Twice as
+# many do not stay in the cache that a core has for itself, half as many cost a tenth more.
+_STRIP_PIXELS: Final = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,26 +62,35 @@ class Resampled:
     ----------
     image
         (y, x), the fill value where not valid.
-    valid
-        (y, x) bool, True where a pixel counts.
     n_clipped
         Valid pixels that were clipped to the integer type's range.
     """
 
     image: NDArray[Any]
-    valid: NDArray[np.bool_]
     n_clipped: int
+    _move: _Move
+
+    @cached_property
+    def valid(self) -> NDArray[np.bool_]:
+        """(y, x) bool, True where a pixel counts; made when first asked for."""
+        valid = np.empty(self.image.shape, np.bool_)
+        move = self._move
+        find_valid(
+            move.cell, move.lost, *move.linear, move.footprints.arrays, move.pixels.isolated, valid
+        )
+        return valid
 
 
 def resample_frame(
     frame: NDArray[Any],
     shift: Any,
     *,
-    valid: NDArray[np.bool_] | None = None,
+    valid: NDArray[np.bool_] | ValidPixels | None = None,
     interpolation: str = DEFAULT_INTERPOLATION,
     dtype: DTypeLike = np.float32,
     fill: float | None = None,
     canvas: tuple[int, int, int, int] | None = None,
+    out: NDArray[Any] | None = None,
 ) -> Resampled:
     """Return the frame moved by its shift: ``output(x) = frame(x - shift)``.
 
@@ -96,7 +101,8 @@ def resample_frame(
     shift
         (y, x) in pixels, what registration returns. Whole shifts copy pixels exactly.
     valid
-        (y, x) bool, True where a pixel counts; None means everywhere.
+        (y, x) bool, True where a pixel counts; None means everywhere. For many frames with the
+        same valid pixels, a :class:`ValidPixels` made once of them.
     interpolation
         "bspline", "catmull-rom", "lanczos" or "linear".
     dtype
@@ -106,6 +112,8 @@ def resample_frame(
         What invalid pixels hold: by default NaN, or the integer type's largest value.
     canvas
         (y0, y1, x0, x1), the window to make, in pixels of the input; by default the input's own.
+    out
+        Where to write the image: of the canvas' shape, contiguous, of the ``dtype``.
 
     Returns
     -------
@@ -125,9 +133,9 @@ def resample_frame(
            [65535,     8,     9,    10]], dtype=uint16)
     """
     pixels = _native(frame)
-    usable = _usable(pixels, valid)
     out_dtype = np.dtype(dtype).newbyteorder("=")
     fill_value = _fill(out_dtype, fill)
+    usable = _usable(pixels, valid)
     offset = np.asarray(shift, np.float64)
     if offset.shape != (2,) or not np.isfinite(offset).all():
         raise ValueError(f"shift is {shift!r}, not two finite numbers (y, x)")
@@ -138,8 +146,22 @@ def resample_frame(
     y0, y1, x0, x1 = canvas if canvas is not None else (0, pixels.shape[0], 0, pixels.shape[1])
     if y1 <= y0 or x1 <= x0:
         raise ValueError(f"canvas is {canvas}, not (y0, y1, x0, x1) with y0 < y1 and x0 < x1")
+    image = _image((y1 - y0, x1 - x0), out_dtype, out)
     axes = (_Axis.of(float(offset[0]), interpolation), _Axis.of(float(offset[1]), interpolation))
-    return _by_strips(pixels, usable, axes, (y0, y1, x0, x1), fill_value)
+    move = _Move.of(axes, (y0, x0), usable)
+    return Resampled(image, _by_strips(pixels, move, axes, (y0, x0), fill_value, image), move)
+
+
+def _image(shape: tuple[int, int], dtype: np.dtype[Any], out: NDArray[Any] | None) -> NDArray[Any]:
+    """Return the array to write to."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        layout = "" if out.flags.c_contiguous else ", not contiguous"
+        raise ValueError(
+            f"out is {out.dtype} of shape {out.shape}{layout}, not {dtype} of {shape}, contiguous"
+        )
+    return out
 
 
 def _native(frame: NDArray[Any]) -> NDArray[Any]:
@@ -158,20 +180,18 @@ def _native(frame: NDArray[Any]) -> NDArray[Any]:
     return pixels
 
 
-def _usable(pixels: NDArray[Any], valid: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
-    """Return flags of the pixels that count; a single row stands for all where all rows are set."""
-    flags = np.ones((1, pixels.shape[1]), np.bool_)
-    if valid is not None:
-        flags = np.asarray(valid)
-        if flags.dtype != np.bool_ or flags.shape != pixels.shape:
-            raise ValueError(
-                f"valid is {flags.dtype} of shape {flags.shape}, not bool of {pixels.shape}"
-            )
-    if np.issubdtype(pixels.dtype, np.floating):
-        flags = flags & np.isfinite(pixels)
-    bytes_ = np.ascontiguousarray(flags).view(np.uint8)
-    bytes_.setflags(write=False)
-    return bytes_
+def _usable(pixels: NDArray[Any], valid: NDArray[np.bool_] | ValidPixels | None) -> ValidPixels:
+    """Return the pixels that count: those of ``valid`` that are finite."""
+    found = valid if isinstance(valid, ValidPixels) else ValidPixels(valid, pixels.shape)
+    if found.shape != pixels.shape:
+        raise ValueError(f"valid is of shape {found.shape}, not of {pixels.shape}")
+    if pixels.dtype.kind != "f":
+        return found
+    flags = np.isfinite(pixels)
+    if found.valid is not None:
+        flags &= found.valid
+    counts = flags.size if found.valid is None else np.count_nonzero(found.valid)
+    return found if np.count_nonzero(flags) == counts else ValidPixels(flags, pixels.shape)
 
 
 def _fill(dtype: np.dtype[Any], fill: float | None) -> Any:
@@ -208,96 +228,91 @@ class _Axis:
         """Return the input pixel that the first weight of output pixel ``start`` belongs to."""
         return start - self.whole - (self.weights.size - 1) // 2
 
-    def kernel(self, work: np.dtype[Any]) -> tuple[NDArray[Any], ...]:
-        """Return the weights padded with zeros to four or eight, as they are, and the shorter two.
+    def kernel(self, work: np.dtype[Any]) -> tuple[Any, ...]:
+        """Return the weights as `make_strip` takes them, for this working precision."""
+        padded, shorter = _padded(self.weights, 4).astype(work), _padded(self.shorter, 4)
+        return padded, self.weights, shorter, self.padded_linear, self.shorter.size
 
-        The padded ones are in the working precision of the frame's body, the rest are doubles.
-        """
-        missing = -self.weights.size % 4
-        padded = np.pad(self.weights, (0, missing)).astype(work)
-        return padded, self.weights, self.shorter, self.linear
+    @property
+    def padded_linear(self) -> NDArray[np.float64]:
+        """The linear weights, two always."""
+        return _padded(self.linear, 2)
 
-    def nearest(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the output pixels to which these input pixels give most."""
-        return places + (self.whole - (self.fraction > 0.5))
+
+def _padded(weights: NDArray[np.float64], multiple: int) -> NDArray[np.float64]:
+    """Return the weights and zeros up to a multiple; ``np.pad`` takes ten times as long."""
+    padded = np.zeros(-(-weights.size // multiple) * multiple)
+    padded[: weights.size] = weights
+    return padded
+
+
+@dataclass(frozen=True, eq=False)
+class _Move:
+    """What tells which output pixels are valid.
+
+    Parameters
+    ----------
+    cell
+        (y, x) of the input pixel above and left of the first output pixel.
+    lost
+        The rows and columns from that pixel to the one of which an output is more than half made;
+        a third number is zero where there is none.
+    linear
+        The linear weights along both axes.
+    pixels, footprints
+        Of the input.
+    """
+
+    cell: tuple[int, int]
+    lost: tuple[int, int, int]
+    linear: tuple[NDArray[np.float64], NDArray[np.float64]]
+    pixels: ValidPixels
+    footprints: Footprints
+
+    @classmethod
+    def of(cls, axes: tuple[_Axis, _Axis], start: tuple[int, int], pixels: ValidPixels) -> _Move:
+        share = 1.0
+        for axis in axes:
+            share *= max(axis.fraction, 1 - axis.fraction)
+        return cls(
+            (start[0] - axes[0].whole, start[1] - axes[1].whole),
+            (int(axes[0].fraction > 0.5), int(axes[1].fraction > 0.5), int(share > 0.5)),
+            (axes[0].padded_linear, axes[1].padded_linear),
+            pixels,
+            pixels.footprints(axes[0].weights.size, axes[1].weights.size),
+        )
 
 
 def _by_strips(
     pixels: NDArray[Any],
-    usable: NDArray[np.uint8],
+    move: _Move,
     axes: tuple[_Axis, _Axis],
-    canvas: tuple[int, int, int, int],
-    fill: Any,
-) -> Resampled:
-    """Resample a strip of rows at a time: load, interpolate, store."""
-    y0, y1, x0, x1 = canvas
-    height, width = y1 - y0, x1 - x0
-    # Single precision for 16 bits, double for more.
-    work = np.result_type(pixels.dtype, np.float32, fill.dtype)
-    image = np.empty((height, width), fill.dtype)
-    valid = np.empty((height, width), np.bool_)
-    along = (axes[0].kernel(work), axes[1].kernel(work))
-    rows = min(height, max(16, _STRIP_PIXELS // width))
-    source = np.empty((rows + along[0][0].size - 1, width + along[1][0].size - 1), work)
-    flags = np.empty((3, *source.shape), np.uint8)
-    values = np.empty((rows, width), work)
-    covered = np.empty((rows, width), np.uint8)
-    dead, stand_in = _stand_ins(pixels, isolated_pixels(usable), work)
-    lost = _lost(dead, axes)
-    n_clipped = 0
-    for start in range(0, height, rows):
-        stop = min(start + rows, height)
-        part, cover = values[: stop - start], covered[: stop - start]
-        top, left = axes[0].first(y0 + start), axes[1].first(x0)
-        inside = load_strip(pixels, usable, top, left, source, flags[0])
-        patch_strip(dead, stand_in, top, left, source, flags[0])
-        interpolate_strip(source, flags, inside, along[0], along[1], part, cover)
-        uncover(lost, y0 + start, x0, cover)
-        n_clipped += _store(part, cover, fill, image[start:stop], valid[start:stop])
-    return Resampled(image, valid, n_clipped)
-
-
-def _stand_ins(
-    pixels: NDArray[Any], dead: NDArray[np.int64], work: np.dtype[Any]
-) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Return the isolated pixels and what their neighbours say they should hold.
-
-    Half the sum of the four nearest less a quarter of that of the four diagonal ones: exact for
-    every sum of a function of y and one of x, and as noisy as an ordinary pixel.
-    """
-    y, x = dead
-    if y.size == 0:
-        return dead, np.empty(0, work)
-
-    def beside(down: int, across: int) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = pixels[y + down, x + across].astype(np.float64)
-        return values
-
-    nearest = beside(-1, 0) + beside(1, 0) + beside(0, -1) + beside(0, 1)
-    diagonal = beside(-1, -1) + beside(-1, 1) + beside(1, -1) + beside(1, 1)
-    return dead, (nearest / 2 - diagonal / 4).astype(work)
-
-
-def _lost(dead: NDArray[np.int64], axes: tuple[_Axis, _Axis]) -> NDArray[np.int64]:
-    """Return the output pixels that an isolated invalid pixel makes invalid, one each or none."""
-    share = 1.0
-    for axis in axes:
-        share *= max(axis.fraction, 1 - axis.fraction)
-    if share <= 0.5:
-        return np.empty((2, 0), np.int64)
-    return np.stack([axes[0].nearest(dead[0]), axes[1].nearest(dead[1])])
-
-
-def _store(
-    values: NDArray[Any],
-    covered: NDArray[np.uint8],
+    start: tuple[int, int],
     fill: Any,
     image: NDArray[Any],
-    valid: NDArray[np.bool_],
 ) -> int:
-    if image.dtype.kind == "f":
-        store_floats(values, covered, fill, image, valid)
-        return 0
-    limits = np.iinfo(image.dtype)
-    low, high = values.dtype.type(limits.min), values.dtype.type(limits.max - 1)
-    return int(store_integers(values, covered, low, high, fill, image, valid))
+    """Resample a strip of rows at a time: load it, then weigh, mend and store."""
+    height, width = image.shape
+    # Single precision for 16 bits, double for more.
+    work = np.result_type(pixels.dtype, np.float32, fill.dtype)
+    # Rows are weighed in groups, of which the last may be more than is wanted.
+    rows = -(-min(height, max(16, _STRIP_PIXELS // width)) // GROUP) * GROUP
+    limits = None
+    if image.dtype.kind != "f":
+        info = np.iinfo(image.dtype)
+        limits = (work.type(info.min), work.type(info.max - 1))
+    return int(
+        move_frame(
+            pixels,
+            (axes[0].first(start[0]), axes[1].first(start[1])),
+            move.cell,
+            rows,
+            move.lost,
+            (axes[0].kernel(work), axes[1].kernel(work)),
+            move.footprints.arrays,
+            (move.pixels.runs, move.pixels.isolated),
+            limits,
+            fill,
+            image,
+        )
+    )

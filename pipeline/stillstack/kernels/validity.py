@@ -72,8 +72,10 @@ def value_validity(
     """
     low, high = rules.limits(frame.dtype)
     floating = np.issubdtype(frame.dtype, np.floating)
-    # Two fast reductions decide the common case; min and max of a frame with a NaN are NaN.
-    smallest, largest = frame.min(), frame.max()
+    # Fast reductions decide the common case; min and max of a frame with a NaN are NaN. Integers
+    # are looked at once where any is large enough.
+    largest = frame.max()
+    smallest = frame.min() if floating or low > -np.inf else largest
     finite = bool(np.isfinite(smallest) and np.isfinite(largest))
     if finite and smallest >= low and largest <= high and not rules.equal:
         return FrameValidity(static, 0, 0, is_static=True)
