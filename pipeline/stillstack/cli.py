@@ -281,6 +281,38 @@ def run(
         raise typer.Exit(SET_ASIDE)
 
 
+@app.command(epilog="Example: **stillstack verify run7.zarr**, then run again what it found")
+@guarded
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a stack from ingest.")],
+    *,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Only look: damaged blocks still count as done.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read everything that was written, and compare it with its checksums.
+
+    Blocks that are damaged do not count as done any more: the command that made the store does
+    them again. Exit code 1 says that something was found.
+    """
+    del debug
+    from stillstack.tables import verification_rows
+    from stillstack.terminal import Display, as_json, say, show_rows, show_text
+    from stillstack.verification import repair_advice, verify_store
+
+    with Display("verify") as display:
+        found = verify_store(path, take_back=not keep, progress=display.frames)
+    if json:
+        show_text(as_json(found.to_json()))
+    else:
+        show_rows(f"Verified {path}", verification_rows(found))
+    if not found.sound:
+        say(repair_advice(found))
+        raise typer.Exit(FAULT)
+
+
 @app.command(epilog="Example: **stillstack report run7.zarr --open**")
 @guarded
 def report(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stillstack.demo import DemoResult
     from stillstack.ingest import Written
     from stillstack.plan import Plan
+    from stillstack.verification import Verification
 
 Rows = list[tuple[str, str]]
 
@@ -37,6 +38,20 @@ def run_rows(summary: Summary, output: str, page: Path | None, seconds: float | 
     rows.append(("output", output))
     if page is not None:
         rows.append(("report", str(page)))
+    return rows
+
+
+def verification_rows(found: Verification) -> Rows:
+    """Tell what is wrong with a store, block by block."""
+    state = "complete" if found.complete else "unfinished"
+    rows = [("store", f"{state}, {found.n_frames:,} frames in {found.n_blocks:,} blocks")]
+    rows += [("damaged", f"frames {d.start} to {d.stop - 1}: {'; '.join(d.faults)}")
+             for d in found.damaged]  # fmt: skip
+    if found.missing:
+        rows.append(("missing", f"blocks {compact_ranges(found.missing)} are not in the ledger"))
+    rows += [("damaged", text) for text in found.beside]
+    if found.sound:
+        rows.append(("found", "every object holds what was written"))
     return rows
 
 

@@ -36,6 +36,7 @@ STAGE_WORDS: Final = {
     "apply": "aligning",
     "ingest": "copying",
     "simulate": "simulating",
+    "verify": "reading what was written",
 }
 
 

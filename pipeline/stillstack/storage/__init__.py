@@ -25,7 +25,7 @@ from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
 from stillstack.storage.runstore import RunStore, open_run
 from stillstack.storage.space import check_space, check_writable, free_bytes
-from stillstack.storage.stack import StackStore, create_stack
+from stillstack.storage.stack import StackStore, create_stack, open_block_store
 from stillstack.storage.template import RunTemplate
 
 __all__ = [
@@ -48,5 +48,6 @@ __all__ = [
     "free_bytes",
     "inspect_output",
     "lock_run",
+    "open_block_store",
     "open_run",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -151,6 +151,27 @@ class BlockStore:
             for block, record in self._records(stage).items()
             if all(self._objects.size(key) == size for key, size, _ in record.objects)
         }
+
+    def stages(self) -> tuple[str, ...]:
+        """Names of the stages that have a ledger, sorted."""
+        files = self.folder.glob("ledger-*.jsonl")
+        return tuple(sorted(file.stem.removeprefix("ledger-") for file in files))
+
+    def take_back(self, stage: str, blocks: Iterable[int]) -> None:
+        """Let blocks count as not done, so that they are done again. For the lock's holder alone.
+
+        The ledger is only ever appended to: a record of no frames takes back the ones before it.
+        """
+        starts = [(block, self.block_range(block)[0]) for block in blocks]
+        if self.complete:
+            self.mark_unfinished()
+        with self.ledger(stage) as ledger:
+            for block, start in starts:
+                ledger.append(BlockRecord(block, start, start))
+
+    def recorded_blocks(self, stage: str) -> set[int]:
+        """Blocks that a stage's ledger has, whatever became of their objects."""
+        return set(self._records(stage))
 
     def verify(
         self, stage: str, progress: Callable[[int], None] | None = None

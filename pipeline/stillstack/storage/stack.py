@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +17,10 @@ from stillstack.storage.arrays import (
     write_frame_coordinates,
 )
 from stillstack.storage.blockstore import BlockStore, create_group
+from stillstack.storage.identity import read_attributes
 from stillstack.storage.locking import RunLock
 from stillstack.storage.objects import StagingStore
+from stillstack.storage.runstore import RunStore
 from stillstack.storage.template import FORMAT, check_blocks
 
 FRAMES = "frames"
@@ -98,3 +101,16 @@ def create_stack(
 
     create_group(lock, attributes, stage, durable=durable)
     return StackStore(lock.path, durable=durable)
+
+
+def open_block_store(path: str | Path) -> BlockStore:
+    """Run or stack at a path, to look at.
+
+    Raises
+    ------
+    InputError
+        There is neither.
+    """
+    attributes = read_attributes(Path(path))
+    kind = (attributes or {}).get("layout", {}).get("kind")
+    return StackStore.view(path) if kind == StackStore.kind else RunStore.view(path)

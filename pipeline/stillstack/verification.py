@@ -1,0 +1,199 @@
+"""Whether a store still holds what was written: every object's bytes against the ledger."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillstack.blockwork import stored_reference
+from stillstack.layout import ONE_PASS, TWO_PASSES
+from stillstack.model import Status
+from stillstack.storage import (
+    BlockStore,
+    DamagedBlock,
+    RunStore,
+    lock_run,
+    open_block_store,
+)
+
+OnFrames = Callable[[int, int, int], None]
+
+_ORDER = {stage.name: place for place, stage in enumerate((*TWO_PASSES, *ONE_PASS))}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in a store.
+
+    Parameters
+    ----------
+    path
+        The store.
+    complete
+        Whether it was finished.
+    n_blocks, n_frames
+        Of the store.
+    missing
+        Blocks that no stage's ledger has as done, of a store that was finished.
+    damaged
+        Blocks whose objects are missing or hold other bytes.
+    beside
+        What is wrong with anything but blocks, in words.
+    lost
+        Whether something is damaged that the same command cannot make again.
+    taken_back
+        Whether what is damaged counts as not done now, so that the same command repairs it.
+    """
+
+    path: Path
+    complete: bool
+    n_blocks: int
+    n_frames: int
+    missing: tuple[int, ...]
+    damaged: tuple[DamagedBlock, ...]
+    beside: tuple[str, ...]
+    lost: bool
+    taken_back: bool
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything is as it was written."""
+        return not (self.missing or self.damaged or self.beside)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "path": str(self.path),
+            "sound": self.sound,
+            "complete": self.complete,
+            "blocks": self.n_blocks,
+            "frames": self.n_frames,
+            "missing_blocks": list(self.missing),
+            "damaged": [
+                {"block": d.block, "start": d.start, "stop": d.stop, "faults": list(d.faults)}
+                for d in self.damaged
+            ],
+            "beside": list(self.beside),
+            "cannot_be_repaired": self.lost,
+            "taken_back": self.taken_back,
+        }
+
+
+def verify_store(
+    path: str | Path, *, take_back: bool = True, progress: OnFrames | None = None
+) -> Verification:
+    """Read everything that a run or a stack holds, and compare it with its ledger.
+
+    Parameters
+    ----------
+    path
+        What ``stillstack run``, ``ingest`` or ``simulate`` wrote.
+    take_back
+        Let damaged blocks count as not done, so that the same command does them again. Without it
+        nothing is changed.
+    progress
+        Called with how many frames have been read, of how many, and 0.
+
+    Raises
+    ------
+    InputError
+        If there is no such store, or something is still writing it and blocks are to be taken back.
+    """
+    with _opened(Path(path), locked=take_back) as store:
+        # later passes replace rows of earlier ones
+        stages = tuple(sorted(store.stages(), key=lambda name: _ORDER.get(name, -1)))
+        found = _damaged(store, stages, progress)
+        missing = _missing(store, stages) if store.complete else ()
+        rebuilt, lost = _beside(store, stages) if isinstance(store, RunStore) else ((), ())
+        complete, taken = store.complete, take_back and bool(missing or found or rebuilt)
+        if taken:
+            for stage, damaged in found.items():
+                store.take_back(stage, [block.block for block in damaged])
+            if store.complete:
+                store.mark_unfinished()
+        return Verification(
+            path=store.path,
+            complete=complete,
+            n_blocks=store.n_blocks,
+            n_frames=store.n_frames,
+            missing=missing,
+            damaged=tuple(block for blocks in found.values() for block in blocks),
+            beside=(*rebuilt, *lost),
+            lost=bool(lost),
+            taken_back=taken,
+        )
+
+
+@contextlib.contextmanager
+def _opened(path: Path, *, locked: bool) -> Iterator[BlockStore]:
+    """Open a store, for looking or with its lock."""
+    kind = type(open_block_store(path))
+    if not locked:
+        yield kind.view(path)
+        return
+    with lock_run(path) as lock:
+        yield kind.resume(lock)
+
+
+def _damaged(
+    store: BlockStore, stages: tuple[str, ...], progress: OnFrames | None
+) -> dict[str, list[DamagedBlock]]:
+    n_seen, total = 0, store.n_frames * len(stages)
+
+    def seen(_: int) -> None:
+        nonlocal n_seen
+        n_seen += 1
+        if progress is not None:
+            done = min(n_seen * store.block_frames, total)
+            progress(done, total, 0)
+
+    found = {stage: store.verify(stage, seen) for stage in stages}
+    return {stage: damaged for stage, damaged in found.items() if damaged}
+
+
+def _missing(store: BlockStore, stages: tuple[str, ...]) -> tuple[int, ...]:
+    """Blocks of a finished store that a ledger has lost."""
+    lost: set[int] = set(range(store.n_blocks)) if not stages else set()
+    for stage in stages:
+        lost |= set(range(store.n_blocks)) - store.recorded_blocks(stage)
+    return tuple(sorted(lost))
+
+
+def _beside(store: RunStore, stages: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What is wrong with a run's table, which is made again, and with its reference, which is not.
+
+    Zarr compares every chunk that it reads with the checksum at its end.
+    """
+    rebuilt, lost = [], []
+    try:
+        table, folded = store.read_table(), store.fold_table(*stages)
+    except Exception as error:  # noqa: BLE001  # whatever a damaged array makes of Zarr
+        rebuilt.append(f"the per-frame table cannot be read: {type(error).__name__}: {error}")
+    else:
+        known = (folded["status"] & int(Status.PENDING)) == 0
+        # a run that was not finished may not have written its last rows
+        if store.complete and table[known].tobytes() != folded[known].tobytes():
+            n_other = int(np.count_nonzero(table[known] != folded[known]))
+            rebuilt.append(f"the per-frame table differs from the ledger in {n_other} frames")
+    try:
+        digest = stored_reference(store).digest
+    except Exception as error:  # noqa: BLE001  # as above
+        lost.append(f"the reference cannot be read: {type(error).__name__}: {error}")
+    else:
+        if digest != store.attributes["reference_digest"]:
+            lost.append("the reference is not the one that frames were registered to")
+    return tuple(rebuilt), tuple(lost)
+
+
+def repair_advice(found: Verification) -> str:
+    """Say what to do about what was found."""
+    if found.lost:
+        return "The reference cannot be made again as it was: run with a new output."
+    if found.taken_back:
+        return "Run the same command again (stillstack run CONFIG): it does these blocks again."
+    return "Verify without --keep, then run the same command again: it does these blocks again."
