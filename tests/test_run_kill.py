@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 from stillstack import cluster, execute
-from stillstack.execute import SET_ASIDE_NOTE, Limits, Progress
+from stillstack.execute import SET_ASIDE_NOTE, Progress
+from stillstack.flight import Limits
 from stillstack.model import Status
 from stillstack.run import run
 from stillstack.sources import open_source
@@ -259,3 +260,94 @@ def test_a_frame_that_kills_workers_is_found_and_set_aside(
     reasons = RunStore.view(small_config["output"]["path"]).read_note(SET_ASIDE_NOTE)
     assert list(reasons) == ["17"]
     assert "died" in reasons["17"]
+
+
+@dataclass(frozen=True)
+class StickySource:
+    """Frames of another source; the reading of one hangs, as often as the file has lines to take."""
+
+    inner: Any
+    coordinator: int
+    sticky: int
+    hangs: Path
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "narrow":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def read(self, start: int, stop: int) -> Any:
+        if start <= self.sticky < stop and os.getpid() != self.coordinator:
+            hang = next(iter(sorted(self.hangs.iterdir())), None)
+            if hang is not None:
+                hang.unlink()
+                time.sleep(1000)
+        return self.inner.read(start, stop)
+
+
+@pytest.fixture
+def sticky(
+    small_stack_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], None]:
+    """Makes a worker hang on frame 17 of the next run, so many times."""
+
+    def use(n_hangs: int) -> None:
+        hangs = tmp_path / "hangs"
+        hangs.mkdir()
+        for number in range(n_hangs):
+            (hangs / f"{number:03d}").touch()
+        source = StickySource(open_source(str(small_stack_file)), os.getpid(), 17, hangs)
+        monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
+        patience = partial(Limits, attempts=2, hang_factor=3.0, least_hang_seconds=4.0)
+        monkeypatch.setattr(execute, "Limits", patience)
+
+    return use
+
+
+def test_a_worker_that_hangs_is_restarted_and_the_run_finishes(
+    sticky: Callable[[int], None],
+    small_config: Any,
+    tmp_path: Path,
+    undisturbed: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sticky(1)
+    run(small_config)
+    assert not list((tmp_path / "hangs").iterdir())  # a worker did hang
+    found = stored(small_config["output"]["path"])
+    monkeypatch.undo()
+    assert found == expected(small_config, tmp_path, undisturbed)
+
+
+def test_a_frame_on_which_every_worker_hangs_is_set_aside(
+    sticky: Callable[[int], None], small_config: Any
+) -> None:
+    sticky(100)
+    result = run(small_config)
+    status = result.status.values
+    assert np.flatnonzero(status & Status.UNREADABLE).tolist() == [17]
+    assert not (status & Status.PENDING).any()
+    reasons = RunStore.view(small_config["output"]["path"]).read_note(SET_ASIDE_NOTE)
+    assert "no worker finished it" in reasons["17"]
+
+
+def test_a_stopped_worker_is_replaced(
+    small_config: Any, tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a process that stands still takes its block along for ever
+    patience = partial(Limits, hang_factor=3.0, least_hang_seconds=4.0)
+    monkeypatch.setattr(execute, "Limits", patience)
+    small_config["output"]["path"] = str(tmp_path / "disturbed.zarr")
+    stopped: list[int] = []
+
+    def stop(event: Progress) -> None:
+        if event.blocks_done == 3 and not stopped:
+            store = RunStore.view(small_config["output"]["path"])
+            (record, *_) = store.done_blocks("align").values()
+            stopped.append(int(record.worker.split(":")[1]))
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    run(small_config, progress=stop)
+    assert stopped
+    found = stored(small_config["output"]["path"])
+    assert found == expected(small_config, tmp_path, undisturbed)

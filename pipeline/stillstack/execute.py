@@ -8,7 +8,6 @@ blocks in flight.
 from __future__ import annotations
 
 import contextlib
-import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from distributed import Client, Future, KilledWorker
 from stillstack.blockwork import Block, BlockResult, Job, JobPlugin, Rows, probe_frame, run_block
 from stillstack.cluster import thread_count
 from stillstack.errors import RunFaultError, StillstackError
+from stillstack.flight import Flight, Limits
 from stillstack.interrupt import Interrupts
 from stillstack.layout import Stage
 from stillstack.model import is_good
@@ -57,35 +57,14 @@ class Progress:
     resumed_frames: int = 0
 
 
-OnProgress = Callable[[Progress], None]
-
-
 @dataclass(frozen=True)
-class Limits:
-    """How patient the coordinator is.
+class _Lost:
+    """A task from which nothing came back, and why."""
 
-    Parameters
-    ----------
-    attempts
-        How often a block is submitted whose worker died, before it is looked at alone.
-    blocks_per_thread
-        Blocks in flight for each thread of the cluster: one at work, one ready.
-    stall_seconds
-        Time without any finished block after which the run stops.
-    table_seconds
-        Time between two writings of the table.
-    grace_seconds
-        Time that blocks in flight get to finish when the run is interrupted.
-    doubtful_blocks
-        How many blocks may fail as a whole, from the first on, before the run stops.
-    """
+    why: str
 
-    attempts: int = 3
-    blocks_per_thread: int = 2
-    stall_seconds: float = 1800.0
-    table_seconds: float = 5.0
-    grace_seconds: float = 60.0
-    doubtful_blocks: int = 8
+
+OnProgress = Callable[[Progress], None]
 
 
 def execute(
@@ -147,10 +126,9 @@ class _Execution:
         self.suspects: list[Block] = []
         self.attempts: dict[int, int] = {}
         self.doubtful: list[BlockResult] = []
-        self.in_flight: dict[str, tuple[Future[Any], Block]] = {}
-        self.finished: queue.SimpleQueue[str] = queue.SimpleQueue()
+        names = f"{self.stage.name}-{self.job.digest}"
+        self.flight = Flight(self.client, self.limits, names)
         self.n_done = 0
-        self.n_submitted = 0
         self.n_resumed = 0
         self.reasons: dict[str, str] = self.store.read_note(SET_ASIDE_NOTE) or {}
         self.table_written = time.monotonic()
@@ -165,7 +143,7 @@ class _Execution:
                 self._run_alone(block)
             self._refuse_doubtful(1)
         except BaseException:
-            self._drop_all()
+            self.flight.drop_all()
             raise
         finally:
             self.store.write_table(self.table)
@@ -183,17 +161,21 @@ class _Execution:
         self.n_done = len(done)
 
     def _run_side_by_side(self) -> None:
-        while self.waiting or self.in_flight:
+        while self.waiting or self.flight:
             room = self.limits.blocks_per_thread * max(1, thread_count(self.client))
-            while self.waiting and len(self.in_flight) < room:
+            while self.waiting and len(self.flight) < room:
                 self._submit(self.waiting.popleft())
-            self._settle(self._next())
+            key = self._next()
+            if key is None:
+                self._free_hung()
+                continue
+            self._settle(key)
             if self.interrupts.received:
                 self._wind_down()
 
     def _settle(self, key: str) -> None:
         """Take note of a block that has finished in whatever way."""
-        future, block = self.in_flight.pop(key)
+        future, block = self.flight.take(key)
         try:
             result: BlockResult = future.result()
         except StillstackError:
@@ -262,8 +244,22 @@ class _Execution:
                 "output.block_frames, and run the same command again.",
             )
 
+    def _free_hung(self) -> None:
+        """Restart the worker that holds a task which hangs; set it apart if it does so again."""
+        key = self.flight.hung()
+        if key is None:
+            return
+        block = self.flight.block(key)
+        self.flight.restart_worker_of(key)
+        self.attempts[block.index] = self.attempts.get(block.index, 0) + 1
+        if self.attempts[block.index] >= self.limits.attempts:
+            future, _ = self.flight.take(key)
+            future.cancel()
+            self.suspects.append(block)
+            self._refuse_general_dying()
+
     def _run_alone(self, block: Block) -> None:
-        """Find the frames of a block that kill workers, and do the block without them.
+        """Find the frames of a block that kill or stop workers, and do the block without them.
 
         Nothing else is in flight, so that no other block can be to blame.
         """
@@ -271,55 +267,52 @@ class _Execution:
         for place, number in enumerate(range(block.start, block.stop)):
             rows = None if block.rows is None else block.rows[place : place + 1]
             frame = Block(block.index, number, number + 1, rows)
-            if self._alone(probe_frame, frame) is None:
-                killers[number] = "every worker that took this frame died"
+            outcome = self._alone(probe_frame, frame)
+            if isinstance(outcome, _Lost):
+                killers[number] = outcome.why
         result = self._alone(run_block, replace(block, set_aside=killers))
-        if result is None:
+        if isinstance(result, _Lost):
             raise RunFaultError(
-                f"Workers die on frames {block.start} to {block.stop - 1}, though each of them "
-                "can be done alone.",
+                f"Frames {block.start} to {block.stop - 1} cannot be done together, though each "
+                f"of them can be done alone: {result.why}.",
                 consequence="The run stopped; frames that are done are kept.",
                 cure="Most often it is memory: use a smaller output.block_frames.",
             )
         self._judge(result)
 
     def _alone(self, function: Callable[..., Any], block: Block) -> Any:
-        """Do a task with nothing beside it, and return None if workers die of it."""
+        """Do a task with nothing beside it; `_Lost` if workers die of it or never finish it."""
         self._submit(block, function)
-        future, _ = self.in_flight[self._next()]
-        self.in_flight.clear()
+        key = self._next()
+        hung = self.flight.hung() if key is None else None
+        if hung is not None:
+            self.flight.restart_worker_of(hung)
+        future, _ = self.flight.take(str(key or hung))
         if self.interrupts.received:
             raise self.interrupts.error()
+        if hung is not None:
+            future.cancel()
+            return _Lost(f"no worker finished it in {self.flight.hang_seconds:.0f} s")
         try:
             return future.result()
         except KilledWorker:
-            return None
+            return _Lost("every worker that took it died")
         finally:
             future.release()
 
     def _submit(self, block: Block, function: Callable[..., Any] = run_block) -> None:
-        self.n_submitted += 1
-        key = f"{self.stage.name}-{self.job.digest}-{block.start}-{self.n_submitted}"
-        future = self.client.submit(
-            function, self.job.digest, self.stage, block, key=key, pure=False, retries=0
-        )
-        self.in_flight[key] = (future, block)
-        future.add_done_callback(self._announce)
+        self.flight.submit(function, self.job.digest, self.stage, block)
 
-    def _announce(self, future: Future[Any]) -> None:
-        self.finished.put(str(future.key))
-
-    def _next(self) -> str:
-        """Key of the next task that has finished; waits for it, but not for ever."""
+    def _next(self) -> str | None:
+        """Key of the next task that has finished; None when one hangs."""
         deadline = time.monotonic() + self.limits.stall_seconds
         while time.monotonic() < deadline:
             self._write_table_now_and_then()
             if self.interrupts.received:
                 deadline = min(deadline, self.interrupts.received_at + self.limits.grace_seconds)
-            with contextlib.suppress(queue.Empty):
-                key = self.finished.get(timeout=0.5)
-                if key in self.in_flight:
-                    return key
+            key = self.flight.finished(timeout=0.5)
+            if key is not None or self.flight.hung() is not None:
+                return key
         if self.interrupts.received:
             raise self.interrupts.error()
         raise RunFaultError(
@@ -332,19 +325,18 @@ class _Execution:
     def _wind_down(self) -> None:
         """Let blocks in flight finish, and stop."""
         self.waiting.clear()
-        while self.in_flight:
-            self._settle(self._next())
+        while self.flight:
+            key = self._next()
+            if key is None:
+                break
+            self._settle(key)
             self.waiting.clear()
         raise self.interrupts.error()
-
-    def _drop_all(self) -> None:
-        with contextlib.suppress(Exception):
-            self.client.cancel([future for future, _ in self.in_flight.values()])
-        self.in_flight.clear()
 
     def _commit(self, result: BlockResult) -> None:
         """Make a block done: reasons, ledger, table, in this order."""
         record = result.record
+        self.flight.note_time(record.seconds)
         if result.reasons:
             self.reasons.update({str(number): why for number, why in result.reasons.items()})
             self.store.write_note(SET_ASIDE_NOTE, self.reasons)

@@ -1,0 +1,163 @@
+"""Tasks in flight: submitted to the cluster, waited for, and freed from workers that hang."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Client, Future
+
+from stillstack.blockwork import Block
+from stillstack.errors import RunFaultError
+
+_RESTART_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How patient the coordinator is.
+
+    Parameters
+    ----------
+    attempts
+        How often a block is submitted whose worker died, before it is looked at alone.
+    blocks_per_thread
+        Blocks in flight for each thread of the cluster: one at work, one ready.
+    stall_seconds
+        Time without any finished block after which the run stops.
+    hang_factor, least_hang_seconds
+        A block that takes so many times as long as the slowest one that came back, but at least
+        this long, hangs: the worker that holds it is restarted.
+    table_seconds
+        Time between two writings of the table.
+    grace_seconds
+        Time that blocks in flight get to finish when the run is interrupted.
+    doubtful_blocks
+        How many blocks may fail as a whole, from the first on, before the run stops.
+    """
+
+    attempts: int = 3
+    blocks_per_thread: int = 2
+    stall_seconds: float = 1800.0
+    hang_factor: float = 20.0
+    least_hang_seconds: float = 120.0
+    table_seconds: float = 5.0
+    grace_seconds: float = 60.0
+    doubtful_blocks: int = 8
+
+
+class Flight:
+    """Tasks that were submitted and have not been taken out again, in the order of their age.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    limits
+        How long a task may take.
+    names
+        What the tasks' keys begin with.
+    """
+
+    def __init__(self, client: Client, limits: Limits, names: str) -> None:
+        self._client = client
+        self._limits = limits
+        self._names = names
+        self._tasks: dict[str, tuple[Future[Any], Block]] = {}
+        self._since: dict[str, float] = {}
+        self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._n_submitted = 0
+        self._slowest = 0.0
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def hang_seconds(self) -> float:
+        """Time after which a task that is not back hangs; unknown while none has come back."""
+        if self._slowest == 0.0:
+            return self._limits.stall_seconds
+        likely = max(self._limits.hang_factor * self._slowest, self._limits.least_hang_seconds)
+        return min(likely, self._limits.stall_seconds)
+
+    def submit(
+        self, function: Callable[..., Any], job_digest: str, stage: Any, block: Block
+    ) -> None:
+        """Give a task to the cluster."""
+        self._n_submitted += 1
+        key = f"{self._names}-{block.start}-{self._n_submitted}"
+        future = self._client.submit(
+            function, job_digest, stage, block, key=key, pure=False, retries=0
+        )
+        self._tasks[key] = (future, block)
+        self._since[key] = time.monotonic()
+        future.add_done_callback(self._announce)
+
+    def _announce(self, future: Future[Any]) -> None:
+        self._finished.put(str(future.key))
+
+    def finished(self, timeout: float) -> str | None:
+        """Key of a task that has finished, None where none has after ``timeout`` seconds."""
+        with contextlib.suppress(queue.Empty):
+            key = self._finished.get(timeout=timeout)
+            return key if key in self._tasks else None
+        return None
+
+    def hung(self) -> str | None:
+        """Key of the oldest task if that hangs, else None."""
+        limit = self.hang_seconds
+        if not self._since or limit >= self._limits.stall_seconds:
+            return None
+        key, since = next(iter(self._since.items()))
+        return key if time.monotonic() - since > limit else None
+
+    def note_time(self, seconds: float) -> None:
+        """Learn how long a block takes."""
+        self._slowest = max(self._slowest, seconds)
+
+    def block(self, key: str) -> Block:
+        """Block of a task in flight."""
+        return self._tasks[key][1]
+
+    def take(self, key: str) -> tuple[Future[Any], Block]:
+        """Take a task out, finished or not."""
+        del self._since[key]
+        return self._tasks.pop(key)
+
+    def restart_worker_of(self, key: str) -> None:
+        """Restart the process that works on a task; the scheduler gives it to another one.
+
+        Nothing where the task waits for a worker.
+
+        Raises
+        ------
+        RunFaultError
+            If the worker cannot be restarted.
+        """
+        holders = [worker for worker, keys in self._client.processing().items() if key in keys]
+        outcome = {}
+        if holders:
+            outcome = self._client.restart_workers(
+                holders, timeout=_RESTART_SECONDS, raise_for_error=False
+            )
+        if set(outcome.values()) - {"OK"}:
+            raise RunFaultError(
+                f"A block has been with {', '.join(holders)} for {self.hang_seconds:.0f} s, and "
+                "this worker cannot be restarted.",
+                consequence="The run stopped; frames that are done are kept.",
+                cure="Look after the workers, start them with a nanny (Dask's default), and run "
+                "the same command again.",
+            )
+        del self._since[key]  # youngest now: the dict's order is the tasks' age
+        self._since[key] = time.monotonic()
+
+    def drop_all(self) -> None:
+        """Forget all tasks, and tell the cluster as far as it still listens."""
+        with contextlib.suppress(Exception):
+            self._client.cancel([future for future, _ in self._tasks.values()])
+        self._tasks.clear()
+        self._since.clear()
