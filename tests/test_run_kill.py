@@ -264,7 +264,7 @@ def test_a_frame_that_kills_workers_is_found_and_set_aside(
 
 @dataclass(frozen=True)
 class StickySource:
-    """Frames of another source; the reading of one hangs, as often as the file has lines to take."""
+    """Frames of another source; the reading of one hangs, once for each file in a folder."""
 
     inner: Any
     coordinator: int

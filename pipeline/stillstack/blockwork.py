@@ -8,7 +8,6 @@ frames is tried alone, and those that fail alone are set aside with the reason.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -22,7 +21,7 @@ import numpy as np
 from distributed import WorkerPlugin
 from numpy.typing import NDArray
 
-from stillstack.errors import RunFaultError, StillstackError
+from stillstack.errors import RunFaultError, StillstackError, disk_fault
 from stillstack.frameblock import Resampling, align_block, register_block
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.layout import Stage
@@ -203,14 +202,8 @@ def _written(
             rows, reasons = _whole_or_single(job, stage, block, reference, writing)
             return rows, reasons, writing.commit()
     except OSError as error:
-        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise RunFaultError(
-            f"Frames {block.start} to {block.stop - 1} cannot be written to {writer.path}: "
-            f"{error.strerror or error}.",
-            consequence="The run stopped; frames that are done are kept.",
-            cure=("Make room there" if room else "Mend that")
-            + " and run the same command again: it goes on where this one stopped.",
-        ) from error
+        what = f"{writer.path}, frames {block.start} to {block.stop - 1},"
+        raise disk_fault(error, what) from error
 
 
 def _whole_or_single(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class StillstackError(Exception):
     """An error a user can act on: what happened, what follows from it, what to do.
@@ -58,6 +60,17 @@ class MissingExtraError(InputError):
 
 class RunFaultError(StillstackError):
     """A run stopped by something other than its input: disk, cluster, programming (exit code 1)."""
+
+
+def disk_fault(error: OSError, what: str) -> RunFaultError:
+    """Return what to raise where something cannot be written, such as ``"out.zarr"``."""
+    room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return RunFaultError(
+        f"{what} cannot be written: {error.strerror or error}.",
+        consequence="The run stopped; frames that are done are kept.",
+        cure=("Make room there" if room else "Mend that")
+        + " and run the same command again: it goes on where this one stopped.",
+    )
 
 
 class InterruptedRunError(StillstackError):

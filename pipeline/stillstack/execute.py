@@ -109,6 +109,14 @@ def _job_on_workers(client: Client, job: Job) -> Iterator[None]:
             client.unregister_worker_plugin(plugin.name)
 
 
+def _lost_scheduler() -> RunFaultError:
+    return RunFaultError(
+        "The cluster's scheduler is lost.",
+        consequence="Frames that are done are kept.",
+        cure="Run the same command again: it goes on where this one stopped.",
+    )
+
+
 @dataclass(eq=False)
 class _Execution:
     client: Client
@@ -142,11 +150,16 @@ class _Execution:
             for block in self.suspects:
                 self._run_alone(block)
             self._refuse_doubtful(1)
-        except BaseException:
+        except BaseException as error:
             self.flight.drop_all()
+            # the table follows from the ledger; a disk that is full must not hide why
+            with contextlib.suppress(OSError):
+                self.store.write_table(self.table)
+            # what the network says has no number, what the disk says has
+            if isinstance(error, OSError) and error.errno is None:
+                raise _lost_scheduler() from error
             raise
-        finally:
-            self.store.write_table(self.table)
+        self.store.write_table(self.table)
 
     def _take_stock(self) -> None:
         """Fill in what is done already, and line up the rest."""
@@ -216,11 +229,7 @@ class _Execution:
 
     def _failed(self, block: Block, future: Future[Any], error: Exception) -> None:
         if self.client.status != "running":
-            raise RunFaultError(
-                "The cluster's scheduler is lost.",
-                consequence="Frames that are done are kept.",
-                cure="Run the same command again: it goes on where this one stopped.",
-            ) from error
+            raise _lost_scheduler() from error
         self.attempts[block.index] = self.attempts.get(block.index, 0) + 1
         if self.attempts[block.index] < self.limits.attempts:
             self.waiting.append(block)

@@ -10,6 +10,7 @@ import xarray as xr
 
 from stillstack.cluster import client_for
 from stillstack.config import RunConfig, load_config, make_config
+from stillstack.errors import disk_fault
 from stillstack.execute import OnProgress, execute
 from stillstack.interrupt import Interrupts
 from stillstack.plan import Plan
@@ -57,13 +58,16 @@ def run(
     """
     with Interrupts() as interrupts:
         plan = _plan_of(config).refuse()
-        with lock_run(plan.config.output.path) as lock:
-            store = opened_store(plan, lock, progress)
-            if not is_done(store, plan):
-                with attempt_noted(store):
-                    _execute(plan, store, interrupts, progress)
-                    verify(store, plan)
-                    store.finish()
+        try:
+            with lock_run(plan.config.output.path) as lock:
+                store = opened_store(plan, lock, progress)
+                if not is_done(store, plan):
+                    with attempt_noted(store):
+                        _execute(plan, store, interrupts, progress)
+                        verify(store, plan)
+                        store.finish()
+        except OSError as error:
+            raise disk_fault(error, plan.config.output.path) from error
     return open_run(plan.config.output.path)
 
 
