@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from distributed import Client
 
-from stillstack import cluster
 from stillstack.cluster import THREAD_CAPS, active_client, client_for, machine_size, thread_count
-from stillstack.config import ClusterConfig
+from stillstack.cluster import client as client_module
+from stillstack.cluster_config import ClusterConfig
 from stillstack.errors import InputError
 
 
@@ -58,7 +58,7 @@ def test_an_address_is_connected_to_and_left_running(local_cluster: Any) -> None
 
 
 def test_an_address_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(client_module, "_CONNECT_SECONDS", 1)
     config = ClusterConfig(kind="address", address="tcp://127.0.0.1:9")
     with pytest.raises(InputError, match="No Dask scheduler answers at tcp"):
         client_for(config).__enter__()

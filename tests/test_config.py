@@ -134,7 +134,8 @@ def test_what_does_not_change_the_result_does_not_change_the_digest(key: str, va
 def test_every_setting_is_known_to_change_the_digest_or_not() -> None:
     """A setting added later must be put into one of the two lists of this file."""
     said = {key for key, _ in CHANGES + NO_CHANGES}
-    said |= {"cluster.kind", "cluster.address"}  # by way of 'cluster'
+    elsewhere = ("kind", "address", "hosts", "class_", "options", "adapt", "walltime")
+    said |= {f"cluster.{name}" for name in elsewhere}  # by way of 'cluster'
     said |= {"reference.index", "reference.path"}  # their own tests, below
     said |= {"valid.frames.allow_small"}
     settings = make_config(LEAST).model_dump()

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import yaml
 
-from stillstack import cluster, execute
+from stillstack import execute
+from stillstack.cluster import settings
 from stillstack.execute import SET_ASIDE_NOTE, Progress
 from stillstack.flight import Limits
 from stillstack.model import Status
@@ -251,8 +252,8 @@ def test_a_frame_that_kills_workers_is_found_and_set_aside(
     source = DeadlySource(open_source(str(small_stack_file)), os.getpid(), deadly=17)
     monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
     monkeypatch.setattr(execute, "Limits", partial(Limits, attempts=1))
-    impatient = {**cluster._SETTINGS, "distributed.scheduler.allowed-failures": 0}
-    monkeypatch.setattr(cluster, "_SETTINGS", impatient)
+    impatient = {**settings.SETTINGS, "distributed.scheduler.allowed-failures": 0}
+    monkeypatch.setattr(settings, "SETTINGS", impatient)
     result = run(small_config)
     status = result.status.values
     assert np.flatnonzero(status & Status.UNREADABLE).tolist() == [17]

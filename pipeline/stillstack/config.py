@@ -15,14 +15,13 @@ from typing import Annotated, Any, Final, Literal
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
+from stillstack.cluster_config import ClusterConfig
+from stillstack.section import Section
 from stillstack.settings_file import SettingsFile, parse_override, read_settings, validated
 
 
@@ -46,24 +45,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Amount = Annotated[float, Field(ge=0), AfterValidator(_unsigned_zero)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _yaml_oddities(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and annotation is not bool:
-            message = "should not be true or false (YAML reads yes, no, on and off as these, too)"
-            raise ValueError(message)
-        if value is None and isinstance(annotation, type) and issubclass(annotation, _Section):
-            return {}  # a section whose every line is commented out
-        return value
-
-
-class InputConfig(_Section):
+class InputConfig(Section):
     """Where the frames are."""
 
     path: str = Field(
@@ -80,7 +62,7 @@ class InputConfig(_Section):
     )
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """What is written, and how."""
 
     path: str = Field(min_length=1, description="Zarr group to write. Relative to this file.")
@@ -109,7 +91,7 @@ class OutputConfig(_Section):
         return self
 
 
-class Figure(_Section):
+class Figure(Section):
     """One rectangle, circle or polygon. Lengths in pixels, or as '61%' of the axis."""
 
     model_config = ConfigDict(
@@ -157,7 +139,7 @@ def _size(length: float | str) -> float:
     return float(length.rstrip("%")) if isinstance(length, str) else length
 
 
-class ValidConfig(_Section):
+class ValidConfig(Section):
     """Which pixels count. Rules combine: a pixel is valid when none of them rejects it."""
 
     exclude: tuple[Figure, ...] = Field((), description="Figures whose pixels do not count.")
@@ -194,7 +176,7 @@ class ValidConfig(_Section):
         return self
 
 
-class ValidSections(_Section):
+class ValidSections(Section):
     """Valid pixels of the frames and of the reference."""
 
     frames: ValidConfig = Field(default_factory=ValidConfig, description="Of every raw frame.")
@@ -203,7 +185,7 @@ class ValidSections(_Section):
     )
 
 
-class ReferenceConfig(_Section):
+class ReferenceConfig(Section):
     """The image that frames are registered to."""
 
     kind: Literal["first", "index", "mean", "median", "image"] = Field(
@@ -256,7 +238,7 @@ class ReferenceConfig(_Section):
         return self
 
 
-class RegistrationConfig(_Section):
+class RegistrationConfig(Section):
     """How shifts are estimated and when an estimate is rejected."""
 
     max_shift_px: int = Field(
@@ -281,7 +263,7 @@ class RegistrationConfig(_Section):
     read_noise: Amount = Field(0.0, description="Noise of a dark pixel, counts rms.")
 
 
-class AlignmentConfig(_Section):
+class AlignmentConfig(Section):
     """How shifts are applied."""
 
     interpolation: Literal["auto", "bspline", "catmull-rom", "lanczos", "linear"] = Field(
@@ -297,40 +279,7 @@ class AlignmentConfig(_Section):
     )
 
 
-class ClusterConfig(_Section):
-    """Where the work is done. Nothing here changes the result."""
-
-    kind: Literal["local", "address"] = Field(
-        "local", description="local: start workers on this machine; address: use a running cluster."
-    )
-    address: str | None = Field(
-        None,
-        pattern=r"^[a-z]+://.+",
-        examples=["tcp://host:8786"],
-        description="Scheduler of a running cluster: 'tcp://host:8786' (kind: address).",
-    )
-    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="Worker processes of one thread each; auto: one for each core."
-    )
-    memory_limit: str = Field(
-        "auto",
-        pattern=r"^(auto|\d+(\.\d+)?\s*([kMGT]i?)?B)$",
-        examples=["4GiB"],
-        description="Memory of one worker: '4GiB'; auto: an equal part of the machine's.",
-    )
-
-    @model_validator(mode="after")
-    def _complete(self) -> ClusterConfig:
-        if self.kind == "address" and self.address is None:
-            raise ValueError("kind: address needs address, such as tcp://host:8786")
-        if self.kind == "local" and self.address is not None:
-            raise ValueError("address belongs to kind: address, but kind is local")
-        if self.kind == "address" and (self.workers, self.memory_limit) != ("auto", "auto"):
-            raise ValueError("workers and memory_limit are set where the cluster is started")
-        return self
-
-
-class RunConfig(_Section):
+class RunConfig(Section):
     """A stillstack run: frames in, aligned frames and a table of shifts out."""
 
     input: InputConfig = Field(description="Where the frames are.")
@@ -393,7 +342,7 @@ def make_config(settings: Mapping[str, Any]) -> RunConfig:
 
 def to_yaml(config: RunConfig) -> str:
     """YAML of a config with every default written out; it loads to an equal config."""
-    settings = config.model_dump(mode="json", exclude_none=True)
+    settings = config.model_dump(mode="json", exclude_none=True, by_alias=True)
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 

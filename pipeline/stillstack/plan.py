@@ -197,6 +197,8 @@ def _memory(
         return 0, Memory(task, worker, 0, 0, 0)
     cores, available = cluster.machine_size()
     chosen, needed = config.cluster.workers, int(worker / cluster.PAUSE_FRACTION)
+    if config.cluster.kind != "local":
+        return _memory_elsewhere(config, task, worker, cores if isinstance(chosen, str) else chosen)
     workers = fitting_workers(cores, available, needed) if isinstance(chosen, str) else chosen
     workers = min(workers, layout.n_blocks)
     given = config.cluster.memory_limit
@@ -209,6 +211,15 @@ def _memory(
             "Use fewer workers, a smaller output.block_frames, or a larger cluster.memory_limit.",
         )
     return workers, Memory(task, worker, limit, workers * worker, available)
+
+
+def _memory_elsewhere(
+    config: RunConfig, task: int, worker: int, workers: int
+) -> tuple[int, Memory]:
+    """Memory to ask other machines for: what is needed, unless the config says more or less."""
+    given, needed = config.cluster.memory_limit, int(worker / cluster.PAUSE_FRACTION)
+    limit = needed if given == "auto" else int(parse_bytes(given))
+    return workers, Memory(task, worker, limit, workers * worker, 0)
 
 
 def _disk(config: RunConfig, layout: Layout, found: Findings) -> tuple[int, int]:

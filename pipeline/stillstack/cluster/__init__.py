@@ -1,0 +1,17 @@
+"""The one place that makes a Dask Client.
+
+Parallel work is one process with one thread for each core, so the thread pools of BLAS, numba and
+the codecs are limited to one thread in the workers' environment.
+"""
+
+from stillstack.cluster.client import active_client, client_for, machine_size, thread_count
+from stillstack.cluster.settings import PAUSE_FRACTION, THREAD_CAPS
+
+__all__ = [
+    "PAUSE_FRACTION",
+    "THREAD_CAPS",
+    "active_client",
+    "client_for",
+    "machine_size",
+    "thread_count",
+]

@@ -1,0 +1,79 @@
+"""Workers on this machine: processes of one thread. The caller's environment stays as it is."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, WorkerPlugin
+
+from stillstack.cluster import settings
+
+
+@contextlib.contextmanager
+def local_client(
+    workers: int, memory_limit: int | None, adapt: tuple[int, int] | None = None
+) -> Iterator[Client]:
+    """Client of workers on this machine, closed with them at the end."""
+    with _environment_kept() as restore_environment, contextlib.ExitStack() as stack:
+        with dask.config.set(settings.SETTINGS):
+            cluster = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers if adapt is None else adapt[0],
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    memory_limit=memory_limit or 0,
+                    # any free port; the scheduler's own default, 8787, may be in use
+                    dashboard_address="127.0.0.1:0",
+                    # what goes wrong in a task is raised, or ends up in the run's notes
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        restore_environment()
+        if adapt is not None:
+            cluster.adapt(minimum=adapt[0], maximum=adapt[1])
+        client = stack.enter_context(Client(cluster, set_as_default=False))
+        client.register_plugin(IgnoreInterrupts())
+        yield client
+
+
+class IgnoreInterrupts(WorkerPlugin):
+    """Leaves Ctrl-C to the coordinator: a terminal sends it to the workers as well."""
+
+    name = "stillstack-ignore-interrupts"
+
+    def setup(self, worker: Any) -> None:
+        """Ignore SIGINT in a worker that has its process for itself."""
+        del worker
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[Any]:
+    """Undo what starting workers does to this process's environment.
+
+    Nannies set the thread caps in their own process before they spawn a worker, which here is the
+    user's session.
+    """
+    names = (*settings.THREAD_CAPS, "PYTHONHASHSEED", "__DASK_PARENT_PID")
+    before = {name: os.environ.get(name) for name in names}
+
+    def restore() -> None:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    try:
+        yield restore
+    finally:
+        restore()

@@ -1,0 +1,46 @@
+"""What every worker that is started here gets: thread caps, and how it treats memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+THREAD_CAPS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "VECLIB_MAXIMUM_THREADS": "1",
+        "NUMBA_NUM_THREADS": "1",
+        "RAYON_NUM_THREADS": "1",
+        "BLOSC_NTHREADS": "1",
+        "ZARR_ASYNC__CONCURRENCY": "4",
+        "ZARR_THREADING__MAX_WORKERS": "2",
+        # Memory of a frame is used again for the next one, and what is free goes back to the
+        # system in bounded steps. Dask's own 64 KiB doubled the CPU time of every kernel: each
+        # array of a megabyte was asked for and cleared anew.
+        "MALLOC_MMAP_THRESHOLD_": "33554432",
+        "MALLOC_TRIM_THRESHOLD_": "67108864",
+    }
+)
+"""Environment of every worker that is started here; what the user has set goes before."""
+
+PAUSE_FRACTION: Final = 0.8
+"""Share of its memory limit at which a worker takes no further task."""
+
+SETTINGS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "distributed.nanny.pre-spawn-environ": dict(THREAD_CAPS),
+        # A worker's death is blamed on every task it held. Blocks that were blamed too often are
+        # submitted again, and then looked at alone (see execute.py), so that little patience
+        # here harms no innocent block, and a frame that kills workers is soon found.
+        "distributed.scheduler.allowed-failures": 2,
+        # Tasks return small records, so there is nothing to spill.
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": PAUSE_FRACTION,
+        "distributed.worker.memory.terminate": 0.95,
+    }
+)
+"""Of Dask, while a cluster is made here."""
