@@ -188,12 +188,12 @@ def test_the_page_says_when_only_shifts_were_written() -> None:
     assert "Mean as recorded" in page.text
 
 
-def test_at_most_256_frames_are_averaged_and_the_page_says_so() -> None:
+def test_at_most_64_frames_are_averaged_and_the_page_says_so() -> None:
     run = run_dataset(600, {})
     source = FramesInMemory(frames(600))
     page = Page(render_report(run, KNOWN, source))
-    assert "Mean of 256 good frames, spread evenly over the 600 good ones" in page.text
-    assert len(set(source.read_frames)) <= 256 + 12
+    assert "Mean of 64 good frames, spread evenly over the 600 good ones" in page.text
+    assert len(set(source.read_frames)) <= 64 + 12
 
 
 def test_a_run_without_a_good_frame_has_a_page_too() -> None:
