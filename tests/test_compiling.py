@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+from numba.core.dispatcher import Dispatcher
 
+from stillstack import kernels
 from stillstack.kernels.compiling import locked
 
 PROGRAM = """
@@ -70,3 +75,21 @@ def test_a_locked_view_is_the_array_and_cannot_be_written() -> None:
     assert array.flags.writeable
     with pytest.raises(ValueError, match="read-only"):
         view[0] = 1
+
+
+def kernel_modules() -> list[ModuleType]:
+    names = [info.name for info in pkgutil.iter_modules(kernels.__path__)]
+    return [importlib.import_module(f"stillstack.kernels.{name}") for name in names]
+
+
+def test_every_kernel_runs_without_the_gil_and_on_one_thread() -> None:
+    found = {
+        value
+        for module in kernel_modules()
+        for value in vars(module).values()
+        if isinstance(value, Dispatcher)
+    }
+    assert len(found) > 50
+    for kernel in found:
+        assert kernel.targetoptions["nogil"], kernel
+        assert not kernel.targetoptions.get("parallel"), kernel
