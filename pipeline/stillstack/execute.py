@@ -8,6 +8,7 @@ blocks in flight.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,11 +24,12 @@ from stillstack.errors import RunFaultError, StillstackError
 from stillstack.flight import Flight, Limits
 from stillstack.interrupt import Interrupts
 from stillstack.layout import Stage
-from stillstack.model import is_good
+from stillstack.model import Status, is_good
 from stillstack.storage import Ledger, RunStore
 
 SET_ASIDE_NOTE: Final = "set_aside"
 """Name of the note in ``run/`` that says why frames were set aside."""
+_ROOM_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,12 @@ def execute(
         ).run()
 
 
+def _n_flagged(rows: Rows) -> int:
+    """Frames that were looked at and are not good."""
+    status = rows["status"]
+    return int(np.count_nonzero(~is_good(status) & ((status & Status.PENDING) == 0)))
+
+
 @contextlib.contextmanager
 def _job_on_workers(client: Client, job: Job) -> Iterator[None]:
     plugin = JobPlugin(job)
@@ -138,6 +146,9 @@ class _Execution:
         self.flight = Flight(self.client, self.limits, names)
         self.n_done = 0
         self.n_resumed = 0
+        self.n_flagged = _n_flagged(self.table)
+        self.room = 0
+        self.room_known = -math.inf
         self.reasons: dict[str, str] = self.store.read_note(SET_ASIDE_NOTE) or {}
         self.table_written = time.monotonic()
 
@@ -175,8 +186,7 @@ class _Execution:
 
     def _run_side_by_side(self) -> None:
         while self.waiting or self.flight:
-            room = self.limits.blocks_per_thread * max(1, thread_count(self.client))
-            while self.waiting and len(self.flight) < room:
+            while self.waiting and len(self.flight) < self._room():
                 self._submit(self.waiting.popleft())
             key = self._next()
             if key is None:
@@ -185,6 +195,13 @@ class _Execution:
             self._settle(key)
             if self.interrupts.received:
                 self._wind_down()
+
+    def _room(self) -> int:
+        """Blocks that may be in flight; the scheduler is asked for its threads once a second."""
+        if time.monotonic() - self.room_known > _ROOM_SECONDS:
+            self.room = self.limits.blocks_per_thread * max(1, thread_count(self.client))
+            self.room_known = time.monotonic()
+        return self.room
 
     def _settle(self, key: str) -> None:
         """Take note of a block that has finished in whatever way."""
@@ -356,6 +373,8 @@ class _Execution:
 
     def _enter(self, rows: Rows | None, start: int, stop: int) -> None:
         if rows is not None:
+            # counted as they come: the whole table for every block is too much of a long run
+            self.n_flagged += _n_flagged(rows) - _n_flagged(self.table[start:stop])
             self.table[start:stop] = rows
 
     def _write_table_now_and_then(self) -> None:
@@ -368,16 +387,14 @@ class _Execution:
     def _report(self) -> None:
         if self.progress is None:
             return
-        status = self.table["status"]
         # of a stage that does not estimate all rows are known, but not all of them are done
         n_done = min(self.n_done * self.store.block_frames, self.store.n_frames)
-        pending = (status & 1) != 0
         self.progress(
             Progress(
                 stage=self.stage.name,
                 frames_done=n_done,
                 n_frames=self.store.n_frames,
-                frames_flagged=int(np.count_nonzero(~is_good(status) & ~pending)),
+                frames_flagged=self.n_flagged,
                 blocks_done=self.n_done,
                 n_blocks=self.store.n_blocks,
                 resumed_frames=self.n_resumed,
