@@ -320,6 +320,24 @@ def test_a_worker_that_hangs_is_restarted_and_the_run_finishes(
     assert found == expected(small_config, tmp_path, undisturbed)
 
 
+def test_a_worker_that_is_given_up_before_it_is_back_is_replaced(
+    sticky: Callable[[int], None],
+    small_config: Any,
+    tmp_path: Path,
+    undisturbed: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # no Python has imported a worker's packages after so little time, however quiet the machine
+    hasty = {"distributed.deploy.lost-worker-timeout": "100ms"}
+    monkeypatch.setattr(settings, "LIFELONG", hasty)
+    sticky(1)
+    run(small_config)
+    assert not list((tmp_path / "hangs").iterdir())
+    found = stored(small_config["output"]["path"])
+    monkeypatch.undo()
+    assert found == expected(small_config, tmp_path, undisturbed)
+
+
 def test_a_frame_on_which_every_worker_hangs_is_set_aside(
     sticky: Callable[[int], None], small_config: Any
 ) -> None:

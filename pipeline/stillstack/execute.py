@@ -140,6 +140,7 @@ class _Execution:
         self.n_resumed = 0
         self.reasons: dict[str, str] = self.store.read_note(SET_ASIDE_NOTE) or {}
         self.table_written = time.monotonic()
+        self.heard = time.monotonic()
 
     def run(self) -> None:
         """Do all blocks: the ordinary ones side by side, suspects alone and last."""
@@ -178,9 +179,9 @@ class _Execution:
             room = self.limits.blocks_per_thread * max(1, thread_count(self.client))
             while self.waiting and len(self.flight) < room:
                 self._submit(self.waiting.popleft())
-            key = self._next()
-            if key is None:
-                self._free_hung()
+            key, hangs = self._next()
+            if hangs:
+                self._free(key)
                 continue
             self._settle(key)
             if self.interrupts.received:
@@ -253,11 +254,8 @@ class _Execution:
                 "output.block_frames, and run the same command again.",
             )
 
-    def _free_hung(self) -> None:
-        """Restart the worker that holds a task which hangs; set it apart if it does so again."""
-        key = self.flight.hung()
-        if key is None:
-            return
+    def _free(self, key: str) -> None:
+        """Restart the worker that hangs on a task; set the task apart if that happens again."""
         block = self.flight.block(key)
         self.flight.restart_worker_of(key)
         self.attempts[block.index] = self.attempts.get(block.index, 0) + 1
@@ -292,14 +290,13 @@ class _Execution:
     def _alone(self, function: Callable[..., Any], block: Block) -> Any:
         """Do a task with nothing beside it; `_Lost` if workers die of it or never finish it."""
         self._submit(block, function)
-        key = self._next()
-        hung = self.flight.hung() if key is None else None
-        if hung is not None:
-            self.flight.restart_worker_of(hung)
-        future, _ = self.flight.take(str(key or hung))
+        key, hangs = self._next()
+        if hangs:
+            self.flight.restart_worker_of(key)
+        future, _ = self.flight.take(key)
         if self.interrupts.received:
             raise self.interrupts.error()
-        if hung is not None:
+        if hangs:
             future.cancel()
             return _Lost(f"no worker finished it in {self.flight.hang_seconds:.0f} s")
         try:
@@ -312,16 +309,20 @@ class _Execution:
     def _submit(self, block: Block, function: Callable[..., Any] = run_block) -> None:
         self.flight.submit(function, self.job.digest, self.stage, block)
 
-    def _next(self) -> str | None:
-        """Key of the next task that has finished; None when one hangs."""
-        deadline = time.monotonic() + self.limits.stall_seconds
-        while time.monotonic() < deadline:
-            self._write_table_now_and_then()
+    def _next(self) -> tuple[str, bool]:
+        """Key of the next task that has finished or that hangs, and whether it hangs."""
+        while True:
+            deadline = self.heard + self.limits.stall_seconds
             if self.interrupts.received:
                 deadline = min(deadline, self.interrupts.received_at + self.limits.grace_seconds)
+            if time.monotonic() > deadline:
+                break
+            self._write_table_now_and_then()
             key = self.flight.finished(timeout=0.5)
-            if key is not None or self.flight.hung() is not None:
-                return key
+            hung = self.flight.hung() if key is None else None
+            if key is not None or hung is not None:
+                self.heard = time.monotonic()
+                return str(key or hung), key is None
         if self.interrupts.received:
             raise self.interrupts.error()
         raise RunFaultError(
@@ -335,8 +336,8 @@ class _Execution:
         """Let blocks in flight finish, and stop."""
         self.waiting.clear()
         while self.flight:
-            key = self._next()
-            if key is None:
+            key, hangs = self._next()
+            if hangs:
                 break
             self._settle(key)
             self.waiting.clear()

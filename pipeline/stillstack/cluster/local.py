@@ -21,11 +21,13 @@ def local_client(
     workers: int, memory_limit: int | None, adapt: tuple[int, int] | None = None
 ) -> Iterator[Client]:
     """Client of workers on this machine, closed with them at the end."""
+    fewest, most = adapt or (workers, workers)
     with _environment_kept() as restore_environment, contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(settings.LIFELONG))
         with dask.config.set(settings.SETTINGS):
             cluster = stack.enter_context(
                 LocalCluster(
-                    n_workers=workers if adapt is None else adapt[0],
+                    n_workers=fewest,
                     threads_per_worker=1,
                     processes=True,
                     host="127.0.0.1",
@@ -37,8 +39,8 @@ def local_client(
                 )
             )
         restore_environment()
-        if adapt is not None:
-            cluster.adapt(minimum=adapt[0], maximum=adapt[1])
+        # also where their number is fixed: `adapt` replaces workers that are lost with their nanny
+        cluster.adapt(minimum=fewest, maximum=most)
         client = stack.enter_context(Client(cluster, set_as_default=False))
         client.register_plugin(IgnoreInterrupts())
         yield client

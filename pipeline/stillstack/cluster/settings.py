@@ -44,3 +44,13 @@ SETTINGS: Final[Mapping[str, Any]] = MappingProxyType(
     }
 )
 """Of Dask, while a cluster is made here."""
+
+LIFELONG: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        # A worker whose process was killed is started anew by its nanny. Dask closes the nanny of
+        # a worker that is not back in time; its own 15 s are over on a busy machine before Python
+        # has imported anything, and then there is no worker at all.
+        "distributed.deploy.lost-worker-timeout": "60s",
+    }
+)
+"""Of Dask, as long as a cluster that was made here lives."""
