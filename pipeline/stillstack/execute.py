@@ -77,8 +77,11 @@ def execute(
     interrupts: Interrupts,
     progress: OnProgress | None = None,
     limits: Limits | None = None,
+    most_workers: int = 1,
 ) -> None:
     """Do every block of a stage that is not done, and fill in its rows of the table.
+
+    A cluster that adapts sees the work that it is given: enough for `most_workers` is.
 
     Raises
     ------
@@ -93,7 +96,16 @@ def execute(
         interrupts.deferred(),
     ):
         _Execution(
-            client, job, stage, store, table, ledger, interrupts, progress, limits or Limits()
+            client,
+            job,
+            stage,
+            store,
+            table,
+            ledger,
+            interrupts,
+            progress,
+            limits or Limits(),
+            most_workers,
         ).run()
 
 
@@ -128,6 +140,7 @@ class _Execution:
     interrupts: Interrupts
     progress: OnProgress | None
     limits: Limits
+    most_workers: int
 
     def __post_init__(self) -> None:
         self.waiting: deque[Block] = deque()
@@ -176,7 +189,8 @@ class _Execution:
 
     def _run_side_by_side(self) -> None:
         while self.waiting or self.flight:
-            room = self.limits.blocks_per_thread * max(1, thread_count(self.client))
+            threads = max(self.most_workers, thread_count(self.client))
+            room = self.limits.blocks_per_thread * threads
             while self.waiting and len(self.flight) < room:
                 self._submit(self.waiting.popleft())
             key, hangs = self._next()
@@ -333,8 +347,9 @@ class _Execution:
         )
 
     def _wind_down(self) -> None:
-        """Let blocks in flight finish, and stop."""
+        """Let blocks finish that workers have taken, and stop."""
         self.waiting.clear()
+        self.flight.drop_waiting()
         while self.flight:
             key, hangs = self._next()
             if hangs:

@@ -163,7 +163,7 @@ class Flight:
         RunFaultError
             If the worker has no nanny that could restart it.
         """
-        holder = self._holders.pop(key)
+        holder = str(self._holders.pop(key))
         with contextlib.suppress(KeyError):  # it has gone by itself
             try:
                 self._client.restart_workers(
@@ -178,6 +178,15 @@ class Flight:
                     "run the same command again.",
                 ) from error
         self._renew(key)
+
+    def drop_waiting(self) -> None:
+        """Take back the tasks that no worker has been given yet."""
+        given = {key for keys in self._client.processing().values() for key in keys}
+        for key in [key for key in self._tasks if key not in given]:
+            future, _ = self._tasks[key]
+            if not future.done():
+                self.take(key)
+                future.cancel()
 
     def drop_all(self) -> None:
         """Forget all tasks, and tell the cluster as far as it still listens."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import dask
 from distributed import Client, LocalCluster, WorkerPlugin
 
 from stillstack.cluster import settings
+from stillstack.cluster.adaptive import keep_workers
+
+_WORK: Final = "stillstack.blockwork"
 
 
 @contextlib.contextmanager
@@ -22,25 +24,29 @@ def local_client(
 ) -> Iterator[Client]:
     """Client of workers on this machine, closed with them at the end."""
     fewest, most = adapt or (workers, workers)
-    with _environment_kept() as restore_environment, contextlib.ExitStack() as stack:
-        stack.enter_context(dask.config.set(settings.LIFELONG))
-        with dask.config.set(settings.SETTINGS):
-            cluster = stack.enter_context(
-                LocalCluster(
-                    n_workers=fewest,
-                    threads_per_worker=1,
-                    processes=True,
-                    host="127.0.0.1",
-                    memory_limit=memory_limit or 0,
-                    # any free port; the scheduler's own default, 8787, may be in use
-                    dashboard_address="127.0.0.1:0",
-                    # what goes wrong in a task is raised, or ends up in the run's notes
-                    silence_logs=logging.CRITICAL,
-                )
+    with (
+        settings.environment_kept() as restore_environment,
+        dask.config.set(settings.SETTINGS),
+        contextlib.ExitStack() as stack,
+    ):
+        cluster = stack.enter_context(
+            LocalCluster(
+                n_workers=fewest,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                memory_limit=memory_limit or 0,
+                # so that a worker takes no block before it has imported what blocks need
+                preload=_WORK,
+                # any free port; the scheduler's own default, 8787, may be in use
+                dashboard_address="127.0.0.1:0",
+                # what goes wrong in a task is raised, or ends up in the run's notes
+                silence_logs=logging.CRITICAL,
             )
+        )
         restore_environment()
-        # also where their number is fixed: `adapt` replaces workers that are lost with their nanny
-        cluster.adapt(minimum=fewest, maximum=most)
+        # also where their number is fixed: workers that are lost with their nanny are replaced
+        keep_workers(cluster, fewest, most)
         client = stack.enter_context(Client(cluster, set_as_default=False))
         client.register_plugin(IgnoreInterrupts())
         yield client
@@ -56,26 +62,3 @@ class IgnoreInterrupts(WorkerPlugin):
         del worker
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _environment_kept() -> Iterator[Any]:
-    """Undo what starting workers does to this process's environment.
-
-    Nannies set the thread caps in their own process before they spawn a worker, which here is the
-    user's session.
-    """
-    names = (*settings.THREAD_CAPS, "PYTHONHASHSEED", "__DASK_PARENT_PID")
-    before = {name: os.environ.get(name) for name in names}
-
-    def restore() -> None:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-    try:
-        yield restore
-    finally:
-        restore()
