@@ -215,6 +215,7 @@ def test_a_job_that_is_killed_is_replaced_and_the_run_finishes(
 
 
 @pytest.mark.slurm
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("impatient")
 def test_a_run_outlives_the_walltime_of_its_jobs(
@@ -223,7 +224,7 @@ def test_a_run_outlives_the_walltime_of_its_jobs(
     aside: dict[str, Any],
     hold: Callable[..., None],
 ) -> None:
-    hold(pause=5.0)  # 15 blocks: longer than the one minute that a job has
+    hold(pause=4.0)  # 15 blocks: longer than the one minute that a job has
     section = slurm_section(slurm_here, workers=1, walltime="00:01:00")
     run({**small_config, "cluster": section})
     path = small_config["output"]["path"]
@@ -376,7 +377,7 @@ def test_options_that_the_class_does_not_know_are_refused(n_workers: int) -> Non
 def test_workers_that_come_later_are_like_the_first() -> None:
     with client_for(ClusterConfig(adapt=(1, 2)), workers=1) as client:
         assert thread_count(client) == 1
-        naps = client.map(time.sleep, [1.0] * 60, pure=False)
+        naps: Any = client.map(time.sleep, [1.0] * 60, pure=False)
         client.wait_for_workers(2, timeout=120)
         assert_caps_and_settings(client, 2)
         for nap in naps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dask.utils import format_bytes
 
@@ -38,6 +38,7 @@ _LEAST_SCRATCH: Final = 100 * 2**20
 _NAMED_WORKERS: Final = 3
 
 Views = Mapping[str, WorkerView]
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -120,32 +121,17 @@ def _differences(mine: Mapping[str, str], theirs: Mapping[str, str], names: Iter
 def check_input(own: InputView, views: Views) -> Check:
     """Compare what workers see of the input with what this process sees."""
     found = Findings()
-    strangers = _report_unlike(
-        found, "the input", own.fingerprint, _grouped(views, lambda view: view.seen.fingerprint)
-    )
-    others = {address: view for address, view in views.items() if address not in strangers}
-    _report_unlike(
-        found, "its first frame", own.frame, _grouped(others, lambda view: view.seen.frame)
-    )
-    return Check("input", "every worker sees the same files and pixels", tuple(found.items))
-
-
-def _report_unlike(
-    found: Findings, name: str, own: str, seen: Mapping[str, Sequence[str]]
-) -> set[str]:
-    """Report the workers that see something else than this process; their addresses."""
-    strangers: set[str] = set()
-    for what, addresses in seen.items():
-        if what == own:
+    for seen, addresses in _grouped(views, lambda view: view.seen).items():
+        if seen == own:
             continue
-        strangers.update(addresses)
-        how = "another one is there" if _is_digest(what) else what
+        reasons = [text for text in (seen.fingerprint, seen.frame) if not _is_digest(text)]
+        what = reasons[0] if reasons else "other files, or other pixels, are under its path"
         found.error(
-            f"{_workers(addresses)} do not see {name} as this process does: {how}.",
+            f"{_workers(addresses)} do not see the input as this process does: {what}.",
             "Their frames would be set aside as unreadable, or be those of another input.",
             "Mount the same folder under the same path everywhere, readable for the workers' user.",
         )
-    return strangers
+    return Check("input", "every worker sees the same files and pixels", tuple(found.items))
 
 
 def _is_digest(text: str) -> bool:
@@ -285,8 +271,8 @@ def check_clocks(views: Views, began: float, ended: float) -> Check:
     return Check("clocks", "agree as far as one can see from here", tuple(found.items))
 
 
-def _grouped(views: Views, key: Callable[[WorkerView], str]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = defaultdict(list)
+def _grouped(views: Views, key: Callable[[WorkerView], Key]) -> dict[Key, list[str]]:
+    groups: dict[Key, list[str]] = defaultdict(list)
     for address, view in views.items():
         groups[key(view)].append(address)
     return groups

@@ -103,10 +103,10 @@ def examine(
             workers=workers,
             memory_limit=plan.memory.limit,
             on_link=on_link,
-            patience=wait,
+            wait=False,
         ) as client:
-            present = _wait_for_all(client, workers, wait)
-            checks = (present, *_examined(client, plan))
+            present = _wait_for_all(client, max(1, workers), wait)
+            checks = (present,) if present.state == "error" else (present, *_examined(client, plan))
     except StillstackError as error:
         name = "config" if isinstance(error, InputError) else "workers"
         finding = Finding("error", error.what, error.consequence, error.cure)
@@ -115,15 +115,19 @@ def examine(
 
 
 def _wait_for_all(client: Any, wanted: int, wait: float) -> Check:
+    """Wait for workers, and count them: also those that pause, for which Dask does not wait."""
+    deadline = time.monotonic() + wait
+    while (here := len(client.nthreads())) < wanted and time.monotonic() < deadline:
+        time.sleep(0.2)
     found = Findings()
-    with contextlib.suppress(TimeoutError):
-        client.wait_for_workers(max(1, wanted), timeout=wait)
-    here = len(client.nthreads())
-    if here < wanted:
+    cure = "Look at the batch system's queue and the workers' logs, or wait longer (--wait)."
+    if here == 0:
+        found.error(f"No worker has come in {wait:.0f} s.", "Nothing could be examined.", cure)
+    elif here < wanted:
         found.warn(
             f"{here} of {wanted} workers have come in {wait:.0f} s.",
             "A run starts with those, and takes the others when they come.",
-            "Look at the batch system's queue and the logs of its jobs, or wait longer (--wait).",
+            cure,
         )
     return Check("workers", f"{here} are there", tuple(found.items))
 

@@ -27,7 +27,7 @@ def client_for(
     workers: int = 1,
     memory_limit: int | None = None,
     on_link: OnLink | None = None,
-    patience: float | None = None,
+    wait: bool = True,
 ) -> Iterator[Client]:
     """Client that a run submits its work to, closed at the end if it was made here.
 
@@ -43,12 +43,12 @@ def client_for(
         Bytes that one worker may use; None: no limit.
     on_link
         Called with the address of the cluster's dashboard, before workers are waited for.
-    patience
-        Seconds to wait for the first worker; by default as long as a queue may be.
+    wait
+        Whether to wait for the first worker.
 
     Yields
     ------
-    distributed.Client, of a cluster that has a worker.
+    distributed.Client
 
     Raises
     ------
@@ -64,8 +64,8 @@ def client_for(
         link = dashboard_link(client)
         if on_link is not None and link:
             on_link(link)
-        if active is None:
-            _wait_for_worker(client, config, patience)
+        if active is None and wait:
+            _wait_for_worker(client, config)
         yield client
 
 
@@ -131,12 +131,11 @@ def _remote(config: ClusterConfig, workers: int, memory_limit: int | None) -> It
         yield client
 
 
-def _wait_for_worker(client: Client, config: ClusterConfig, patience: float | None) -> None:
+def _wait_for_worker(client: Client, config: ClusterConfig) -> None:
     """Wait for the first worker, unless none is to come before there is work."""
     if config.adapt is not None and config.adapt[0] == 0:
         return
-    usual = _CONNECT_SECONDS if config.kind == "address" else _QUEUE_SECONDS
-    seconds = usual if patience is None else patience
+    seconds = _CONNECT_SECONDS if config.kind == "address" else _QUEUE_SECONDS
     cure = "Look at the batch system's queue and the logs of its jobs"
     if config.kind == "address":
         cure = f"Start workers (dask worker {config.address})"
@@ -144,7 +143,7 @@ def _wait_for_worker(client: Client, config: ClusterConfig, patience: float | No
         client.wait_for_workers(1, timeout=seconds)
     except TimeoutError as error:
         raise RunFaultError(
-            f"The cluster has had no worker for {seconds:.0f} s.",
+            f"The cluster has had no worker for {seconds} s.",
             consequence="Nothing was run.",
             cure=f"{cure}, and run the same command again.",
         ) from error
