@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pwd
 import shutil
@@ -240,6 +241,7 @@ def test_a_job_that_slurm_refuses_is_said_at_once(slurm_here: Path) -> None:
     config = ClusterConfig(**slurm_section(slurm_here, options={"queue": "nowhere"}))
     with pytest.raises(RunFaultError, match="invalid partition"):
         client_for(config, workers=1).__enter__()
+    gc.collect()  # a cluster that was not closed would be heard of here
 
 
 # ------------------------------------------------------------------ SSH

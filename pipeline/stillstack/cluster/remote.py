@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import dask
+from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 
 from stillstack.cluster import settings
@@ -58,7 +59,7 @@ def remote_cluster(config: ClusterConfig, workers: int, memory_limit: int | None
     ):
         with _explained(config):
             cluster = make(config, workers, memory_limit)
-            stack.callback(_close, cluster)
+            stack.callback(cluster.close)
             if config.kind != "ssh":
                 _start_workers(cluster, config, workers)
         yield cluster
@@ -107,13 +108,13 @@ def _start_workers(cluster: Any, config: ClusterConfig, workers: int) -> None:
 async def _scaled(cluster: SpecCluster, n_workers: int) -> None:
     # `scale` alone only logs why a worker cannot be started: nobody waits for what it begins
     cluster.scale(n_workers)
-    await cluster._correct_state()
-
-
-def _close(cluster: Any) -> None:
-    # Dask asserts that each worker it made was closed, also one that never started
-    with contextlib.suppress(AssertionError):
-        cluster.close()
+    try:
+        await cluster._correct_state()
+    except Exception:
+        for worker in cluster.workers.values():
+            if worker.status == Status.created:  # what never started need not be closed
+                worker.status = Status.failed
+        raise
 
 
 def _slurm(config: ClusterConfig, workers: int, memory_limit: int | None) -> Any:
