@@ -273,6 +273,7 @@ def test_run_makes_a_run_and_a_report_and_a_summary(config: Path, cluster_client
     assert str(page) in result.stdout
     assert page.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert "40 of 40 frames" in result.stderr
+    assert re.search(r"^Dashboard: http://127\.0\.0\.1:\d+/status", result.stderr, re.MULTILINE)
     digest = digest_store(aligned)
 
     again = stillstack("run", config, "--json", "--no-report")
