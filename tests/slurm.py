@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue", "sinfo")
@@ -45,6 +45,7 @@ ReturnToService=2
 KillWait=2
 SchedulerParameters=sched_interval=2,batch_sched_delay=0
 PropagateResourceLimits=NONE
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 {nodes}
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
@@ -61,31 +62,51 @@ def missing() -> str:
 @contextlib.contextmanager
 def running() -> Iterator[dict[str, str]]:
     """Environment in which Slurm's commands talk to a cluster of two nodes."""
+    with contextlib.ExitStack() as stack:
+        for attempt in range(3):
+            try:
+                environment = stack.enter_context(_started())
+                break
+            except TimeoutError:  # another process may have taken a port in the meantime
+                if attempt == 2:
+                    raise
+        yield environment
+
+
+def cancel_all(environment: dict[str, str]) -> None:
+    """End every job, and wait until the nodes are free again."""
+    subprocess.run(["scancel", "--user=root"], env=environment, check=False)
+    folder = Path(environment["SLURM_CONF"]).parent
+    _wait_for(lambda: _idle_nodes(environment) == len(NODES), folder)
+
+
+@contextlib.contextmanager
+def _started() -> Iterator[dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)
     environment = {**os.environ, "PATH": SEARCHED, "SLURM_CONF": str(folder / "slurm.conf")}
-    started: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[bytes]] = []
 
-    def start(*command: str) -> None:
-        with (folder / f"{Path(command[-1]).name}-{len(started)}.out").open("wb") as said:
-            started.append(
+    def start(name: str, *command: str) -> None:
+        with (folder / f"{name}.out").open("wb") as said:
+            processes.append(
                 subprocess.Popen(
                     command, env=environment, stdout=said, stderr=said, start_new_session=True
                 )
             )
 
     try:
-        start(*_munge_command(folder))
+        start("munged", *_munge_command(folder))
         _wait_for((folder / "munge" / "socket").exists, folder)
         _write_config(folder)
-        start("slurmctld", "-D", "-i")
+        start("slurmctld", "slurmctld", "-D", "-i")
         for node in NODES:
-            start("slurmd", "-D", "-N", node)
+            start(node, "slurmd", "-D", "-N", node)
         _wait_for(lambda: _idle_nodes(environment) == len(NODES), folder)
         yield environment
-        _cancel_all(environment, folder)
+        cancel_all(environment)
     finally:
-        for process in reversed(started):
+        for process in reversed(processes):
             _end(process)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -103,8 +124,8 @@ def _munge_command(folder: Path) -> list[str]:
     named = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log"}
     named["seed-file"] = "seed"
     options = [f"--{option}={home / name}" for option, name in named.items()]
-    return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups",
-            shutil.which("munged", path=SEARCHED) or "munged", "--foreground", *options]  # fmt: skip
+    as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    return [*as_user, str(shutil.which("munged", path=SEARCHED)), "--foreground", *options]
 
 
 def _write_config(folder: Path) -> None:
@@ -136,9 +157,9 @@ def _idle_nodes(environment: dict[str, str]) -> int:
     return sum(line.split()[-1:] == ["idle"] for line in done.stdout.splitlines())
 
 
-def _wait_for(condition: object, folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():  # type: ignore[operator]
+def _wait_for(condition: Callable[[], bool], folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
         if time.monotonic() > deadline:
             logs = "\n".join(
                 f"--- {file.name}\n{file.read_text(errors='replace')[-2000:]}"
@@ -146,11 +167,6 @@ def _wait_for(condition: object, folder: Path) -> None:
             )
             raise TimeoutError(f"Slurm did not start:\n{logs}")
         time.sleep(0.2)
-
-
-def _cancel_all(environment: dict[str, str], folder: Path) -> None:
-    subprocess.run(["scancel", "--user=root"], env=environment, check=False)
-    _wait_for(lambda: _idle_nodes(environment) == len(NODES), folder)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

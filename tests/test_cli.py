@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 from stillstack.cli import app
 from stillstack.storage import digest_store
 
-COMMANDS = ("simulate", "ingest", "plan", "run", "report", "demo")
+COMMANDS = ("simulate", "ingest", "plan", "doctor", "run", "report", "demo")
 PNG = b"\x89PNG\r\n"
 
 
@@ -273,6 +273,7 @@ def test_run_makes_a_run_and_a_report_and_a_summary(config: Path, cluster_client
     assert str(page) in result.stdout
     assert page.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert "40 of 40 frames" in result.stderr
+    assert re.search(r"^Dashboard: http://127\.0\.0\.1:\d+/status", result.stderr, re.MULTILINE)
     digest = digest_store(aligned)
 
     again = stillstack("run", config, "--json", "--no-report")

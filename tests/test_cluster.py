@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,3 +72,25 @@ def test_the_machine_has_cores_and_memory() -> None:
     cores, memory = machine_size()
     assert cores >= 1
     assert memory > 2**28
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import stillstack
+
+with Path(sys.argv[2]).open("a") as log:
+    log.write("once\\n")
+print(stillstack.run(sys.argv[1]).sizes["frame"])
+"""
+
+
+def test_a_script_without_a_guard_runs_once(small_config: Any, tmp_path: Path) -> None:
+    script, config, log = tmp_path / "mine.py", tmp_path / "run.yaml", tmp_path / "log"
+    script.write_text(SCRIPT)
+    config.write_text(json.dumps(small_config))
+    command = [sys.executable, str(script), str(config), str(log)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "60"
+    assert log.read_text() == "once\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pwd
 import shutil
@@ -10,25 +11,41 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
+from distributed import Client
 
+import held
 import slurm
-from stillstack.cluster import THREAD_CAPS, client_for, thread_count
+from stillstack.cluster import THREAD_CAPS, client_for, settings, thread_count
 from stillstack.cluster_config import ClusterConfig
 from stillstack.errors import InputError, MissingExtraError, RunFaultError
 from stillstack.run import run
+from stillstack.sources import open_source
 from stillstack.storage import RunStore
 from stillstack.verification import verify_store
 from test_run_kill import stored
 
+# remote workers cannot import this file: its functions travel as they are
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-def environment_of_worker() -> dict[str, str]:
-    return {name: os.environ.get(name, "unset") for name in THREAD_CAPS}
+# what remote workers import must be what is tested, and the source that holds frames back
+SEARCHED = os.pathsep.join(
+    [str(Path(settings.__file__).parents[2]), str(held.FOLDER), os.environ.get("PYTHONPATH", "")]
+)
+
+
+def environment_of_worker(names: list[str]) -> dict[str, str]:
+    import os
+
+    return {name: os.environ.get(name, "unset") for name in names}
 
 
 def memory_settings_of_worker() -> list[Any]:
@@ -37,90 +54,194 @@ def memory_settings_of_worker() -> list[Any]:
     return [dask.config.get(f"distributed.worker.memory.{name}") for name in ("spill", "pause")]
 
 
+def assert_caps_and_settings(client: Client, n_workers: int) -> None:
+    environments = client.run(environment_of_worker, list(THREAD_CAPS))
+    assert list(environments.values()) == [dict(THREAD_CAPS)] * n_workers
+    assert list(client.run(memory_settings_of_worker).values()) == [[False, 0.8]] * n_workers
+
+
 def workers_that_wrote(path: str) -> set[str]:
     return {record.worker for record in RunStore.view(path).done_blocks("align").values()}
+
+
+def answers(link: str) -> bool:
+    with urllib.request.urlopen(link, timeout=30) as page:  # noqa: S310  # http, on loopback
+        return bool(page.status == 200)
 
 
 @pytest.fixture
 def aside(small_config: Any, tmp_path: Path) -> dict[str, Any]:
     """Store of the same run on this machine's own workers."""
-    config = {
-        **small_config,
-        "output": {**small_config["output"], "path": str(tmp_path / "a.zarr")},
-    }
-    run(config)
-    return stored(tmp_path / "a.zarr")
+    output = {**small_config["output"], "path": str(tmp_path / "aside.zarr")}
+    run({**small_config, "output": output})
+    return stored(output["path"])
+
+
+@pytest.fixture
+def hold(
+    small_stack_file: Path, monkeypatch: pytest.MonkeyPatch, aside: dict[str, Any]
+) -> Callable[..., None]:
+    """Makes the next run's workers wait for their frames."""
+
+    def use(**how: Any) -> None:
+        source = held.HeldSource(open_source(str(small_stack_file)), os.getpid(), **how)
+        monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
+
+    return use
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has lost workers given up soon, so that what replaces them comes soon."""
+    soon = {**settings.SETTINGS, "distributed.deploy.lost-worker-timeout": "5s"}
+    monkeypatch.setattr(settings, "SETTINGS", soon)
 
 
 # ------------------------------------------------------------------ Slurm
 
 
-@pytest.fixture
-def slurm_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[dict[str, str]]:
     pytest.importorskip("dask_jobqueue")
     why_not = slurm.missing()
     if why_not:
         pytest.skip(why_not)
     with slurm.running() as environment:
-        for name in ("PATH", "SLURM_CONF"):
-            monkeypatch.setenv(name, environment[name])
-        yield
+        yield environment
 
 
-def slurm_section(tmp_path: Path, **changes: Any) -> dict[str, Any]:
-    options = {"interface": "lo", "log_directory": str(tmp_path / "jobs"), "memory": "2GB"}
+@pytest.fixture
+def slurm_here(
+    slurm_cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Path]:
+    """Folder of the jobs' logs."""
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, slurm_cluster[name])
+    monkeypatch.setenv("PYTHONPATH", SEARCHED)
+    yield tmp_path / "jobs"
+    slurm.cancel_all(slurm_cluster)
+
+
+def slurm_section(logs: Path, **changes: Any) -> dict[str, Any]:
+    options = {"interface": "lo", "log_directory": str(logs), "memory": "2GB"}
+    options["scheduler_options"] = {"dashboard_address": "127.0.0.1:0"}  # type: ignore[assignment]
+    options |= changes.pop("options", {})
     section = {"kind": "slurm", "workers": 2, "walltime": "00:20:00", "options": options}
     return {**section, **changes}
 
 
+def jobs(*states: str) -> list[str]:
+    command = ["squeue", "--noheader", "--format=%i"]
+    command += [f"--states={','.join(states)}"] if states else []
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 @pytest.mark.slurm
 def test_a_run_on_slurm_gives_the_store_of_a_local_one(
-    slurm_here: None, small_config: Any, aside: dict[str, Any], tmp_path: Path
+    slurm_here: Path, small_config: Any, aside: dict[str, Any]
 ) -> None:
-    run({**small_config, "cluster": slurm_section(tmp_path)})
+    links: list[str] = []
+    run(
+        {**small_config, "cluster": slurm_section(slurm_here)},
+        on_link=lambda link: links.append(link) if answers(link) else None,
+    )
     path = small_config["output"]["path"]
     assert stored(path) == aside
     assert verify_store(path).sound
-    assert len(workers_that_wrote(path)) >= 1
-    left = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True)
-    deadline = time.monotonic() + 30
-    while left.stdout.strip() and time.monotonic() < deadline:
-        time.sleep(0.5)
-        left = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True)
-    assert not left.stdout.strip()  # no job is left behind
+    assert len(links) == 1
+    wait_until(lambda: not jobs())  # no job is left behind
 
 
 @pytest.mark.slurm
-def test_slurm_workers_have_thread_caps_settings_and_a_lifetime(
-    slurm_here: None, tmp_path: Path
-) -> None:
-    config = ClusterConfig(**slurm_section(tmp_path, workers=1))
+def test_ctrl_c_is_left_to_the_run() -> None:
+    code = """
+import signal
+from stillstack.cluster import client_for
+from stillstack.cluster_config import ClusterConfig
+try:
+    client_for(ClusterConfig(kind="slurm", options={"colour": "red"}), workers=1).__enter__()
+except Exception as error:
+    assert "colour" in str(error), error
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    pytest.importorskip("dask_jobqueue")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slurm
+def test_slurm_workers_have_thread_caps_settings_and_a_lifetime(slurm_here: Path) -> None:
+    config = ClusterConfig(**slurm_section(slurm_here, workers=1))
     with client_for(config, workers=1, memory_limit=2**30) as client:
-        assert list(client.run(environment_of_worker).values()) == [dict(THREAD_CAPS)]
-        assert list(client.run(memory_settings_of_worker).values()) == [[False, 0.8]]
-        script = client.cluster.job_script()
+        assert_caps_and_settings(client, 1)
+        cluster: Any = client.cluster
+        script = cluster.job_script()
     assert "--lifetime 1080s --lifetime-stagger 60s" in script
     assert "#SBATCH -t 00:20:00" in script
 
 
 @pytest.mark.slurm
-def test_a_job_that_is_cancelled_is_replaced_and_the_run_finishes(
-    slurm_here: None, small_config: Any, aside: dict[str, Any], tmp_path: Path
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_that_is_killed_is_replaced_and_the_run_finishes(
+    slurm_here: Path,
+    small_config: Any,
+    aside: dict[str, Any],
+    hold: Callable[..., None],
+    processes: int,
 ) -> None:
-    cancelled: list[str] = []
+    gate = slurm_here.parent / "gate"
+    hold(gates=((40, gate),))  # not even two workers at once finish before one is killed
+    killed: list[str] = []
 
-    def cancel(progress: Any) -> None:
-        if progress.blocks_done == 3 and not cancelled:
-            command = ["squeue", "--noheader", "--format=%i", "--states=RUNNING"]
-            jobs = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            cancelled.extend(jobs.split())
-            subprocess.run(["scancel", "--signal=KILL", "--full", *cancelled], check=True)
+    def kill(progress: Any) -> None:
+        if progress.blocks_done == 3 and not killed:
+            killed.extend(jobs("RUNNING"))
+            subprocess.run(["scancel", "--signal=KILL", "--full", *killed], check=True)
+            gate.touch()
 
-    run({**small_config, "cluster": slurm_section(tmp_path, workers=1)}, progress=cancel)
+    options = {"processes": processes, "cores": processes}
+    section = slurm_section(slurm_here, workers=processes, options=options)
+    run({**small_config, "cluster": section}, progress=kill)
     path = small_config["output"]["path"]
-    assert len(cancelled) == 1
-    assert len(workers_that_wrote(path)) == 2
+    assert len(killed) == 1
+    assert len(workers_that_wrote(path)) >= 2
     assert stored(path) == aside
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("impatient")
+def test_a_run_outlives_the_walltime_of_its_jobs(
+    slurm_here: Path,
+    small_config: Any,
+    aside: dict[str, Any],
+    hold: Callable[..., None],
+) -> None:
+    hold(pause=4.0)  # 15 blocks: longer than the one minute that a job has
+    section = slurm_section(slurm_here, workers=1, walltime="00:01:00")
+    run({**small_config, "cluster": section})
+    path = small_config["output"]["path"]
+    assert len(workers_that_wrote(path)) >= 2
+    assert stored(path) == aside
+    logs = [file.read_text() for file in slurm_here.glob("*.err")]
+    assert any("worker-lifetime-reached" in log for log in logs)
+    assert not any("DUE TO TIME LIMIT" in log for log in logs)
+
+
+@pytest.mark.slurm
+def test_a_job_that_slurm_refuses_is_said_at_once(slurm_here: Path) -> None:
+    config = ClusterConfig(**slurm_section(slurm_here, options={"queue": "nowhere"}))
+    with pytest.raises(RunFaultError, match="invalid partition"):
+        client_for(config, workers=1).__enter__()
+    gc.collect()  # a cluster that was not closed would be heard of here
 
 
 # ------------------------------------------------------------------ SSH
@@ -138,18 +259,8 @@ def sshd(tmp_path: Path) -> Iterator[dict[str, Any]]:
     for name in ("host", "user"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
         subprocess.run(command, check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / "sshd_config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nPidFile none\n"
-        f"AuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nUsePAM no\n"
-        "PermitRootLogin yes\nPasswordAuthentication no\n"
-    )
-    server = subprocess.Popen([program, "-D", "-e", "-f", str(tmp_path / "sshd_config")],
-                              stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    server, port = _started_sshd(program, tmp_path)
     try:
-        _wait_for_port(port)
         yield {
             "port": port,
             "username": pwd.getpwuid(os.geteuid()).pw_name,
@@ -162,36 +273,56 @@ def sshd(tmp_path: Path) -> Iterator[dict[str, Any]]:
         server.wait(timeout=30)
 
 
-def _wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        assert time.monotonic() < deadline, "sshd does not answer"
-        time.sleep(0.1)
+def _started_sshd(program: str, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    for _ in range(3):  # another process may take the port in the meantime
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+        (folder / "sshd_config").write_text(
+            f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nPidFile none\n"
+            f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nUsePAM no\n"
+            f"PermitRootLogin yes\nPasswordAuthentication no\nSetEnv PYTHONPATH={SEARCHED}\n"
+        )
+        server = subprocess.Popen([program, "-D", "-e", "-f", str(folder / "sshd_config")],
+                                  stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+        while server.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return server, port
+            time.sleep(0.1)
+    raise AssertionError(f"sshd does not start: exit code {server.returncode}")
 
 
 def ssh_section(connect: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    options = {"connect_options": connect, "remote_python": sys.executable}
-    return {"kind": "ssh", "hosts": ["127.0.0.1"], "workers": 2, "options": options, **changes}
+    options = {
+        "connect_options": connect,
+        "remote_python": sys.executable,
+        "worker_options": {"host": "127.0.0.1"},
+        "scheduler_options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"},
+    }
+    hosts = ["127.0.0.1", "localhost"]
+    return {"kind": "ssh", "hosts": hosts, "workers": 2, "options": options, **changes}
 
 
 @pytest.mark.ssh
 def test_a_run_over_ssh_gives_the_store_of_a_local_one(
     sshd: dict[str, Any], small_config: Any, aside: dict[str, Any]
 ) -> None:
-    run({**small_config, "cluster": ssh_section(sshd)})
+    links: list[str] = []
+    run(
+        {**small_config, "cluster": ssh_section(sshd)},
+        on_link=lambda link: links.append(link) if answers(link) else None,
+    )
     path = small_config["output"]["path"]
     assert stored(path) == aside
+    assert len(links) == 1
 
 
 @pytest.mark.ssh
 def test_ssh_workers_have_thread_caps_and_settings(sshd: dict[str, Any]) -> None:
     with client_for(ClusterConfig(**ssh_section(sshd)), workers=2, memory_limit=2**30) as client:
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=120)
         assert thread_count(client) == 2
-        assert list(client.run(environment_of_worker).values()) == [dict(THREAD_CAPS)] * 2
-        assert list(client.run(memory_settings_of_worker).values()) == [[False, 0.8]] * 2
+        assert_caps_and_settings(client, 2)
 
 
 @pytest.mark.ssh
@@ -200,7 +331,7 @@ def test_a_host_that_lets_nobody_in_is_said_so(sshd: dict[str, Any], tmp_path: P
     subprocess.run(command, check=True)
     stranger = {**sshd, "client_keys": [str(tmp_path / "stranger")]}
     config = ClusterConfig(**ssh_section(stranger))
-    with pytest.raises(RunFaultError, match="could not be started"):
+    with pytest.raises(RunFaultError, match=r"could not be started: Permission denied"):
         client_for(config, workers=1).__enter__()
 
 
@@ -217,12 +348,17 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
             client_for(ClusterConfig(**section), workers=1).__enter__()
 
 
+def class_section(**options: Any) -> dict[str, Any]:
+    return {"kind": "class", "class": "distributed.LocalCluster", "options": options}
+
+
 def test_any_cluster_class_can_be_named_by_its_path() -> None:
-    options = {"n_workers": 0, "threads_per_worker": 1, "processes": False}
-    options |= {"dashboard_address": None, "host": "127.0.0.1"}
-    section = {"kind": "class", "class": "distributed.LocalCluster", "options": options}
+    before = dict(os.environ)
+    section = class_section(n_workers=0, threads_per_worker=1, dashboard_address="127.0.0.1:0")
     with client_for(ClusterConfig(**section), workers=1) as client:
-        assert client.submit(sum, [1, 2]).result(timeout=30) == 3
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        assert_caps_and_settings(client, 1)
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize("path", ["no.such.Cluster", "distributed.NoCluster", "nodots"])
@@ -232,42 +368,69 @@ def test_a_class_that_is_not_there_is_refused(path: str) -> None:
         client_for(config, workers=1).__enter__()
 
 
-def test_options_that_the_class_does_not_know_are_refused() -> None:
-    section = {"kind": "class", "class": "distributed.LocalCluster", "options": {"colour": "red"}}
-    with pytest.raises(InputError, match=r"cluster.options.*colour"):
-        client_for(ClusterConfig(**section), workers=1).__enter__()
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_options_that_the_class_does_not_know_are_refused(n_workers: int) -> None:
+    options = {"n_workers": n_workers, "dashboard_address": "127.0.0.1:0", "colour": "red"}
+    config = ClusterConfig(**class_section(**options))
+    with pytest.raises(InputError, match=r"cluster\.options.*colour"):
+        client_for(config, workers=1).__enter__()
+
+
+def test_workers_that_come_later_are_like_the_first() -> None:
+    with client_for(ClusterConfig(adapt=(1, 2)), workers=1) as client:
+        assert thread_count(client) == 1
+        naps: Any = client.map(time.sleep, [1.0] * 60, pure=False)
+        client.wait_for_workers(2, timeout=120)
+        assert_caps_and_settings(client, 2)
+        for nap in naps:
+            nap.cancel()
 
 
 def test_workers_come_and_go_during_a_run(
-    small_config: Any, aside: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    small_config: Any,
+    aside: dict[str, Any],
+    hold: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from distributed import Client
-
-    from stillstack import execute
-
-    threads: list[int] = []
+    # after a few blocks all wait for a second worker, and the last one until it has gone again
+    two, one = tmp_path / "two", tmp_path / "one"
+    hold(gates=((12, two), (59, one)))
     clients: list[Client] = []
-    counted = execute.thread_count
+    threads = [1]
+    over = threading.Event()
 
     def counting(client: Client) -> int:
         clients.append(client)
-        return counted(client)
+        return thread_count(client)
 
-    def scale(progress: Any) -> None:
-        if clients:
-            threads.append(counted(clients[-1]))
-            wanted = {3: 2, 9: 1}.get(progress.blocks_done)
-            if wanted:
-                clients[-1].cluster.adapt(minimum=wanted, maximum=wanted)
-                deadline = time.monotonic() + 60
-                while counted(clients[-1]) != wanted and time.monotonic() < deadline:
-                    time.sleep(0.1)
+    def watch() -> None:
+        while not over.wait(0.2):
+            if clients:
+                threads.append(thread_count(clients[0]))
+            if threads[-1] == 2:
+                two.touch()
+            elif two.exists():
+                one.touch()
 
-    monkeypatch.setattr(execute, "thread_count", counting)
-    small_config["cluster"] = {"adapt": [1, 1]}
-    run(small_config, progress=scale)
-    path = small_config["output"]["path"]
+    monkeypatch.setattr("stillstack.execute.thread_count", counting)
+    small_config["cluster"] = {"adapt": [1, 2]}
+    seen: list[int] = []
+
+    def note(progress: Any) -> None:
+        seen.append(threads[-1])
+        if progress.blocks_done == 15:
+            over.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run(small_config, progress=note)
+    finally:
+        over.set()
+        watcher.join(timeout=60)
     assert max(threads) == 2
-    assert threads[0] == threads[-1] == 1
-    assert len(workers_that_wrote(path)) >= 2
+    assert seen[0] == seen[-1] == 1
+    path = small_config["output"]["path"]
+    assert len(workers_that_wrote(path)) == 2
     assert stored(path) == aside

@@ -388,11 +388,13 @@ def test_configs_that_come_with_the_program_load_and_fit_the_schema(path: Path) 
     jsonschema.validate(yaml.safe_load(to_yaml(config)), json_schema())
 
 
-def test_there_are_configs_for_the_demo_a_local_run_a_cluster_and_chromium() -> None:
+def test_there_are_configs_for_the_demo_chromium_and_each_kind_of_cluster() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} >= {
         "demo",
         "local",
         "cluster",
+        "slurm",
+        "ssh",
         "chromium",
     }
 

@@ -299,7 +299,7 @@ def sticky(
             (hangs / f"{number:03d}").touch()
         source = StickySource(open_source(str(small_stack_file)), os.getpid(), 17, hangs)
         monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
-        patience = partial(Limits, attempts=2, hang_factor=3.0, least_hang_seconds=4.0)
+        patience = partial(Limits, attempts=2, hang_factor=3.0, least_hang_seconds=6.0)
         monkeypatch.setattr(execute, "Limits", patience)
 
     return use
@@ -320,6 +320,25 @@ def test_a_worker_that_hangs_is_restarted_and_the_run_finishes(
     assert found == expected(small_config, tmp_path, undisturbed)
 
 
+def test_a_worker_that_is_given_up_before_it_is_back_is_replaced(
+    sticky: Callable[[int], None],
+    small_config: Any,
+    tmp_path: Path,
+    undisturbed: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # no Python has imported a worker's packages after so little time, however quiet the machine
+    hasty = {**settings.SETTINGS, "distributed.deploy.lost-worker-timeout": "100ms"}
+    monkeypatch.setattr(settings, "SETTINGS", hasty)
+    sticky(1)
+    run(small_config)
+    assert not list((tmp_path / "hangs").iterdir())
+    found = stored(small_config["output"]["path"])
+    monkeypatch.undo()
+    assert found == expected(small_config, tmp_path, undisturbed)
+
+
+@pytest.mark.timeout(900)  # many workers have to be waited for, and on a busy machine for long
 def test_a_frame_on_which_every_worker_hangs_is_set_aside(
     sticky: Callable[[int], None], small_config: Any
 ) -> None:

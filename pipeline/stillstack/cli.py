@@ -229,6 +229,40 @@ def plan(
         raise typer.Exit(MEND_INPUT)
 
 
+@app.command(epilog="Example: **stillstack doctor run7.yaml**, before a long run on a cluster")
+@guarded
+def doctor(
+    config: Config,
+    *,
+    overrides: Overrides = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for all workers that are asked for.")
+    ] = 120.0,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Examine the cluster of a config, and say whether every worker is fit for the run.
+
+    The cluster is started as the run would start it, and every worker is asked: versions, the
+    input, the output's folder, threads, memory, free space, clocks. Nothing is kept. Exit code 1
+    says that the cluster is at fault, 2 that the config or the input is.
+    """
+    del debug
+    from stillstack.config import load_config
+    from stillstack.doctor import examine
+    from stillstack.tables import doctor_rows
+    from stillstack.terminal import Display, as_json, show_rows, show_text
+
+    with Display("doctor") as display:
+        found = examine(load_config(config, overrides or ()), wait=wait, on_link=display.dashboard)
+    if json:
+        show_text(as_json(found.to_json()))
+    else:
+        show_rows(f"Examined the cluster of {config}", doctor_rows(found))
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
 @app.command(epilog="Example: **stillstack run run7.yaml**; again, to finish an interrupted run")
 @guarded
 def run(
@@ -261,7 +295,7 @@ def run(
     for finding in planned.warnings:
         say(f"Warning: {finding}")
     with Display() as display:
-        result = run_config(planned, progress=display.run)
+        result = run_config(planned, progress=display.run, on_link=display.dashboard)
     seconds = time.monotonic() - began
     summary = summarise(result)
     page = None

@@ -79,8 +79,11 @@ def execute(
     interrupts: Interrupts,
     progress: OnProgress | None = None,
     limits: Limits | None = None,
+    most_workers: int = 1,
 ) -> None:
     """Do every block of a stage that is not done, and fill in its rows of the table.
+
+    A cluster that adapts sees the work that it is given: enough for `most_workers` is.
 
     Raises
     ------
@@ -95,7 +98,16 @@ def execute(
         interrupts.deferred(),
     ):
         _Execution(
-            client, job, stage, store, table, ledger, interrupts, progress, limits or Limits()
+            client,
+            job,
+            stage,
+            store,
+            table,
+            ledger,
+            interrupts,
+            progress,
+            limits or Limits(),
+            most_workers,
         ).run()
 
 
@@ -136,6 +148,7 @@ class _Execution:
     interrupts: Interrupts
     progress: OnProgress | None
     limits: Limits
+    most_workers: int
 
     def __post_init__(self) -> None:
         self.waiting: deque[Block] = deque()
@@ -151,6 +164,7 @@ class _Execution:
         self.room_known = -math.inf
         self.reasons: dict[str, str] = self.store.read_note(SET_ASIDE_NOTE) or {}
         self.table_written = time.monotonic()
+        self.heard = time.monotonic()
 
     def run(self) -> None:
         """Do all blocks: the ordinary ones side by side, suspects alone and last."""
@@ -188,9 +202,9 @@ class _Execution:
         while self.waiting or self.flight:
             while self.waiting and len(self.flight) < self._room():
                 self._submit(self.waiting.popleft())
-            key = self._next()
-            if key is None:
-                self._free_hung()
+            key, hangs = self._next()
+            if hangs:
+                self._free(key)
                 continue
             self._settle(key)
             if self.interrupts.received:
@@ -199,7 +213,8 @@ class _Execution:
     def _room(self) -> int:
         """Blocks that may be in flight; the scheduler is asked for its threads once a second."""
         if time.monotonic() - self.room_known > _ROOM_SECONDS:
-            self.room = self.limits.blocks_per_thread * max(1, thread_count(self.client))
+            threads = max(self.most_workers, thread_count(self.client))
+            self.room = self.limits.blocks_per_thread * threads
             self.room_known = time.monotonic()
         return self.room
 
@@ -270,11 +285,8 @@ class _Execution:
                 "output.block_frames, and run the same command again.",
             )
 
-    def _free_hung(self) -> None:
-        """Restart the worker that holds a task which hangs; set it apart if it does so again."""
-        key = self.flight.hung()
-        if key is None:
-            return
+    def _free(self, key: str) -> None:
+        """Restart the worker that hangs on a task; set the task apart if that happens again."""
         block = self.flight.block(key)
         self.flight.restart_worker_of(key)
         self.attempts[block.index] = self.attempts.get(block.index, 0) + 1
@@ -309,14 +321,13 @@ class _Execution:
     def _alone(self, function: Callable[..., Any], block: Block) -> Any:
         """Do a task with nothing beside it; `_Lost` if workers die of it or never finish it."""
         self._submit(block, function)
-        key = self._next()
-        hung = self.flight.hung() if key is None else None
-        if hung is not None:
-            self.flight.restart_worker_of(hung)
-        future, _ = self.flight.take(str(key or hung))
+        key, hangs = self._next()
+        if hangs:
+            self.flight.restart_worker_of(key)
+        future, _ = self.flight.take(key)
         if self.interrupts.received:
             raise self.interrupts.error()
-        if hung is not None:
+        if hangs:
             future.cancel()
             return _Lost(f"no worker finished it in {self.flight.hang_seconds:.0f} s")
         try:
@@ -329,16 +340,20 @@ class _Execution:
     def _submit(self, block: Block, function: Callable[..., Any] = run_block) -> None:
         self.flight.submit(function, self.job.digest, self.stage, block)
 
-    def _next(self) -> str | None:
-        """Key of the next task that has finished; None when one hangs."""
-        deadline = time.monotonic() + self.limits.stall_seconds
-        while time.monotonic() < deadline:
-            self._write_table_now_and_then()
+    def _next(self) -> tuple[str, bool]:
+        """Key of the next task that has finished or that hangs, and whether it hangs."""
+        while True:
+            deadline = self.heard + self.limits.stall_seconds
             if self.interrupts.received:
                 deadline = min(deadline, self.interrupts.received_at + self.limits.grace_seconds)
+            if time.monotonic() > deadline:
+                break
+            self._write_table_now_and_then()
             key = self.flight.finished(timeout=0.5)
-            if key is not None or self.flight.hung() is not None:
-                return key
+            hung = self.flight.hung() if key is None else None
+            if key is not None or hung is not None:
+                self.heard = time.monotonic()
+                return str(key or hung), key is None
         if self.interrupts.received:
             raise self.interrupts.error()
         raise RunFaultError(
@@ -349,11 +364,12 @@ class _Execution:
         )
 
     def _wind_down(self) -> None:
-        """Let blocks in flight finish, and stop."""
+        """Let blocks finish that workers have taken, and stop."""
         self.waiting.clear()
+        self.flight.drop_waiting()
         while self.flight:
-            key = self._next()
-            if key is None:
+            key, hangs = self._next()
+            if hangs:
                 break
             self._settle(key)
             self.waiting.clear()

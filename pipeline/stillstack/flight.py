@@ -1,4 +1,9 @@
-"""Tasks in flight: submitted to the cluster, waited for, and freed from workers that hang."""
+"""Tasks in flight: submitted to the cluster, waited for, and freed from workers that hang.
+
+A task's age says nothing where it waits for a worker, or has only just been given to one that is
+still starting. So two looks are taken, half of the patience apart, and a task hangs that the same
+worker has had at both.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +12,15 @@ import queue
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from distributed import Client, Future
 
 from stillstack.blockwork import Block
 from stillstack.errors import RunFaultError
 
-_RESTART_SECONDS = 60
+# A nanny kills a worker that does not stop within 9 s. What follows it is not waited for.
+_RESTART_SECONDS: Final = 20
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Limits:
         Time without any finished block after which the run stops.
     hang_factor, least_hang_seconds
         A block that takes so many times as long as the slowest one that came back, but at least
-        this long, hangs: the worker that holds it is restarted.
+        this long, hangs: the worker that holds it is restarted. (Found out to a half of that.)
     table_seconds
         Time between two writings of the table.
     grace_seconds
@@ -69,6 +75,7 @@ class Flight:
         self._names = names
         self._tasks: dict[str, tuple[Future[Any], Block]] = {}
         self._since: dict[str, float] = {}
+        self._holders: dict[str, str | None] = {}
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._n_submitted = 0
         self._slowest = 0.0
@@ -108,12 +115,28 @@ class Flight:
         return None
 
     def hung(self) -> str | None:
-        """Key of the oldest task if that hangs, else None."""
+        """Key of the oldest task if a worker hangs on it, else None."""
         limit = self.hang_seconds
         if not self._since or limit >= self._limits.stall_seconds:
             return None
         key, since = next(iter(self._since.items()))
-        return key if time.monotonic() - since > limit else None
+        if time.monotonic() - since <= limit / 2:
+            return None
+        holder = self._holder_of(key)
+        if holder is not None and holder == self._holders.get(key):
+            return key
+        self._holders[key] = holder
+        self._renew(key)
+        return None
+
+    def _holder_of(self, key: str) -> str | None:
+        """Worker that has a task, None while it waits for one."""
+        processing = self._client.processing().items()
+        return next((str(worker) for worker, keys in processing if key in keys), None)
+
+    def _renew(self, key: str) -> None:
+        del self._since[key]  # youngest now: the dict's order is the tasks' age
+        self._since[key] = time.monotonic()
 
     def note_time(self, seconds: float) -> None:
         """Learn how long a block takes."""
@@ -126,34 +149,44 @@ class Flight:
     def take(self, key: str) -> tuple[Future[Any], Block]:
         """Take a task out, finished or not."""
         del self._since[key]
+        self._holders.pop(key, None)
         return self._tasks.pop(key)
 
     def restart_worker_of(self, key: str) -> None:
-        """Restart the process that works on a task; the scheduler gives it to another one.
+        """Restart the process of a worker that hangs on a task.
 
-        Nothing where the task waits for a worker.
+        The scheduler forgets the worker, whether its process ends in time or not, and gives the
+        task to another one: to one that is there, or to the next that comes.
 
         Raises
         ------
         RunFaultError
-            If the worker cannot be restarted.
+            If the worker has no nanny that could restart it.
         """
-        holders = [worker for worker, keys in self._client.processing().items() if key in keys]
-        outcome = {}
-        if holders:
-            outcome = self._client.restart_workers(
-                holders, timeout=_RESTART_SECONDS, raise_for_error=False
-            )
-        if set(outcome.values()) - {"OK"}:
-            raise RunFaultError(
-                f"A block has been with {', '.join(holders)} for {self.hang_seconds:.0f} s, and "
-                "this worker cannot be restarted.",
-                consequence="The run stopped; frames that are done are kept.",
-                cure="Look after the workers, start them with a nanny (Dask's default), and run "
-                "the same command again.",
-            )
-        del self._since[key]  # youngest now: the dict's order is the tasks' age
-        self._since[key] = time.monotonic()
+        holder = str(self._holders.pop(key))
+        with contextlib.suppress(KeyError):  # it has gone by itself
+            try:
+                self._client.restart_workers(
+                    [holder], timeout=_RESTART_SECONDS, raise_for_error=False
+                )
+            except ValueError as error:
+                raise RunFaultError(
+                    f"A block has been with {holder} for {self.hang_seconds:.0f} s, and this "
+                    "worker cannot be restarted: it was started without a nanny.",
+                    consequence="The run stopped; frames that are done are kept.",
+                    cure="Look after the worker, start workers with a nanny (Dask's default), and "
+                    "run the same command again.",
+                ) from error
+        self._renew(key)
+
+    def drop_waiting(self) -> None:
+        """Take back the tasks that no worker has been given yet."""
+        given = {key for keys in self._client.processing().values() for key in keys}
+        for key in [key for key in self._tasks if key not in given]:
+            future, _ = self._tasks[key]
+            if not future.done():
+                self.take(key)
+                future.cancel()
 
     def drop_all(self) -> None:
         """Forget all tasks, and tell the cluster as far as it still listens."""
@@ -161,3 +194,4 @@ class Flight:
             self._client.cancel([future for future, _ in self._tasks.values()])
         self._tasks.clear()
         self._since.clear()
+        self._holders.clear()

@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from stillstack.cluster import client_for
+from stillstack.cluster import OnLink, client_for
 from stillstack.config import RunConfig, load_config, make_config
 from stillstack.errors import disk_fault
 from stillstack.execute import OnProgress, execute
@@ -25,6 +25,7 @@ def run(
     config: RunConfig | Plan | Mapping[str, Any] | str | Path,
     *,
     progress: OnProgress | None = None,
+    on_link: OnLink | None = None,
 ) -> xr.Dataset:
     """Run a config, or finish the run that an earlier attempt began, and open the result.
 
@@ -36,6 +37,8 @@ def run(
         A config, its path, its sections as a mapping, or the plan that was just made of it.
     progress
         Called with a `Progress` whenever a block has finished.
+    on_link
+        Called with the address of the cluster's dashboard when the cluster is there.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def run(
                 store = opened_store(plan, lock, progress)
                 if not is_done(store, plan):
                     with attempt_noted(store):
-                        _execute(plan, store, interrupts, progress)
+                        _execute(plan, store, interrupts, progress, on_link)
                         verify(store, plan)
                         store.finish()
         except OSError as error:
@@ -72,16 +75,29 @@ def run(
 
 
 def _execute(
-    plan: Plan, store: RunStore, interrupts: Interrupts, progress: OnProgress | None
+    plan: Plan,
+    store: RunStore,
+    interrupts: Interrupts,
+    progress: OnProgress | None,
+    on_link: OnLink | None,
 ) -> None:
     """Pass over the frames as often as the plan says, on one cluster."""
     table = store.fold_table(*plan.layout.stage_names)
+    cluster = plan.config.cluster
     with client_for(
-        plan.config.cluster, workers=plan.workers, memory_limit=plan.memory.limit
+        cluster, workers=plan.workers, memory_limit=plan.memory.limit, on_link=on_link
     ) as client:
         for stage in plan.layout.stages:
-            job = job_for(plan, store, stage, table)
-            execute(client, job, stage, store, table, interrupts=interrupts, progress=progress)
+            execute(
+                client,
+                job_for(plan, store, stage, table),
+                stage,
+                store,
+                table,
+                interrupts=interrupts,
+                progress=progress,
+                most_workers=cluster.adapt[1] if cluster.adapt else 1,
+            )
 
 
 def _plan_of(config: RunConfig | Plan | Mapping[str, Any] | str | Path) -> Plan:

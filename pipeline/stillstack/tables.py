@@ -12,6 +12,7 @@ from stillstack.summary import Summary, compact_ranges
 
 if TYPE_CHECKING:
     from stillstack.demo import DemoResult
+    from stillstack.doctor import Diagnosis
     from stillstack.ingest import Written
     from stillstack.plan import Plan
     from stillstack.verification import Verification
@@ -52,6 +53,16 @@ def verification_rows(found: Verification) -> Rows:
     rows += [("damaged", text) for text in found.beside]
     if found.sound:
         rows.append(("found", "every object holds what was written"))
+    return rows
+
+
+def doctor_rows(found: Diagnosis) -> Rows:
+    """Tell what was found of a cluster, check by check, and what speaks against the run itself."""
+    rows = [("cluster", found.kind)]
+    rows += [("plan", f"{finding.level}: {finding}") for finding in found.plan_findings]
+    for check in found.checks:
+        said = [f"{finding.level}: {finding}" for finding in check.findings]
+        rows += [(check.name, text) for text in said or [check.summary]]
     return rows
 
 

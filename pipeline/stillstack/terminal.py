@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -143,6 +144,12 @@ class Display:
             progress.resumed_frames,
             flagged,
         )
+
+    def dashboard(self, link: str) -> None:
+        """Say where the cluster can be watched."""
+        plots = "" if find_spec("bokeh") else " (plots: pip install 'stillstack[dashboard]')"
+        text = Text(f"Dashboard: {link}{plots}")
+        self._console.print(text, soft_wrap=not self._console.is_terminal)
 
     def frames(self, done: int, total: int, resumed: int) -> None:
         """Show where an ingest or a simulation is."""

@@ -4,14 +4,23 @@ Parallel work is one process with one thread for each core, so the thread pools 
 the codecs are limited to one thread in the workers' environment.
 """
 
-from stillstack.cluster.client import active_client, client_for, machine_size, thread_count
+from stillstack.cluster.client import (
+    OnLink,
+    active_client,
+    client_for,
+    dashboard_link,
+    machine_size,
+    thread_count,
+)
 from stillstack.cluster.settings import PAUSE_FRACTION, THREAD_CAPS
 
 __all__ = [
     "PAUSE_FRACTION",
     "THREAD_CAPS",
+    "OnLink",
     "active_client",
     "client_for",
+    "dashboard_link",
     "machine_size",
     "thread_count",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from distributed import Client
@@ -17,9 +17,17 @@ _CONNECT_SECONDS: Final = 30
 _QUEUE_SECONDS: Final = 24 * 3600
 
 
+OnLink = Callable[[str], None]
+
+
 @contextlib.contextmanager
 def client_for(
-    config: ClusterConfig, *, workers: int = 1, memory_limit: int | None = None
+    config: ClusterConfig,
+    *,
+    workers: int = 1,
+    memory_limit: int | None = None,
+    on_link: OnLink | None = None,
+    wait: bool = True,
 ) -> Iterator[Client]:
     """Client that a run submits its work to, closed at the end if it was made here.
 
@@ -33,6 +41,10 @@ def client_for(
         Worker processes to start.
     memory_limit
         Bytes that one worker may use; None: no limit.
+    on_link
+        Called with the address of the cluster's dashboard, before workers are waited for.
+    wait
+        Whether to wait for the first worker.
 
     Yields
     ------
@@ -41,20 +53,28 @@ def client_for(
     Raises
     ------
     InputError
-        If the address does not answer, or the active Client is asynchronous.
+        If the address does not answer, options do not fit, a package is missing, or the active
+        Client is asynchronous.
+    RunFaultError
+        If the cluster cannot be started, or has no worker for long.
     """
-    active = active_client()
-    if active is not None:
-        yield active
-    elif config.kind == "address":
-        with _connected(str(config.address)) as client:
-            yield client
-    elif config.kind == "local":
-        with local_client(workers, memory_limit, config.adapt) as client:
-            yield client
-    else:
-        with _remote(config, workers, memory_limit) as client:
-            yield client
+    with contextlib.ExitStack() as stack:
+        active = active_client()
+        client = active or stack.enter_context(_made(config, workers, memory_limit))
+        link = dashboard_link(client)
+        if on_link is not None and link:
+            on_link(link)
+        if active is None and wait:
+            _wait_for_worker(client, config)
+        yield client
+
+
+def dashboard_link(client: Client) -> str:
+    """Address of a cluster's dashboard; empty where it has none."""
+    try:
+        return str(client.dashboard_link or "")
+    except (KeyError, ValueError):
+        return ""
 
 
 def active_client() -> Client | None:
@@ -77,6 +97,16 @@ def thread_count(client: Client) -> int:
     return sum(client.nthreads().values())
 
 
+def _made(
+    config: ClusterConfig, workers: int, memory_limit: int | None
+) -> contextlib.AbstractContextManager[Client]:
+    if config.kind == "address":
+        return _connected(str(config.address))
+    if config.kind == "local":
+        return local_client(workers, memory_limit, config.adapt)
+    return _remote(config, workers, memory_limit)
+
+
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[Client]:
     try:
@@ -87,13 +117,6 @@ def _connected(address: str) -> Iterator[Client]:
             cure="Start one (dask scheduler), or correct cluster.address in the config.",
         ) from error
     try:
-        try:
-            client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
-        except TimeoutError as error:
-            raise RunFaultError(
-                f"The cluster at {address} has had no worker for {_CONNECT_SECONDS} s.",
-                cure=f"Start workers (dask worker {address}) and run the same command again.",
-            ) from error
         yield client
     finally:
         client.close()
@@ -105,14 +128,25 @@ def _remote(config: ClusterConfig, workers: int, memory_limit: int | None) -> It
         remote_cluster(config, workers, memory_limit) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        try:
-            client.wait_for_workers(1, timeout=_QUEUE_SECONDS)
-        except TimeoutError as error:
-            raise RunFaultError(
-                f"No worker has started in {_QUEUE_SECONDS // 3600} hours.",
-                cure="Look at the batch system's queue, and run the same command again.",
-            ) from error
         yield client
+
+
+def _wait_for_worker(client: Client, config: ClusterConfig) -> None:
+    """Wait for the first worker, unless none is to come before there is work."""
+    if config.adapt is not None and config.adapt[0] == 0:
+        return
+    seconds = _CONNECT_SECONDS if config.kind == "address" else _QUEUE_SECONDS
+    cure = "Look at the batch system's queue and the logs of its jobs"
+    if config.kind == "address":
+        cure = f"Start workers (dask worker {config.address})"
+    try:
+        client.wait_for_workers(1, timeout=seconds)
+    except TimeoutError as error:
+        raise RunFaultError(
+            f"The cluster has had no worker for {seconds} s.",
+            consequence="Nothing was run.",
+            cure=f"{cure}, and run the same command again.",
+        ) from error
 
 
 def machine_size() -> tuple[int, int]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
+from importlib.machinery import ModuleSpec
+from typing import Any, Final
 
 import dask
 from distributed import Client, LocalCluster, WorkerPlugin
 
 from stillstack.cluster import settings
+from stillstack.cluster.adaptive import keep_workers
+
+_WORK: Final = "stillstack.blockwork"
 
 
 @contextlib.contextmanager
@@ -21,27 +25,52 @@ def local_client(
     workers: int, memory_limit: int | None, adapt: tuple[int, int] | None = None
 ) -> Iterator[Client]:
     """Client of workers on this machine, closed with them at the end."""
-    with _environment_kept() as restore_environment, contextlib.ExitStack() as stack:
-        with dask.config.set(settings.SETTINGS):
-            cluster = stack.enter_context(
-                LocalCluster(
-                    n_workers=workers if adapt is None else adapt[0],
-                    threads_per_worker=1,
-                    processes=True,
-                    host="127.0.0.1",
-                    memory_limit=memory_limit or 0,
-                    # any free port; the scheduler's own default, 8787, may be in use
-                    dashboard_address="127.0.0.1:0",
-                    # what goes wrong in a task is raised, or ends up in the run's notes
-                    silence_logs=logging.CRITICAL,
-                )
+    fewest, most = adapt or (workers, workers)
+    with (
+        settings.environment_kept() as restore_environment,
+        _script_left_alone(),
+        dask.config.set(settings.SETTINGS),
+        contextlib.ExitStack() as stack,
+    ):
+        cluster = stack.enter_context(
+            LocalCluster(
+                n_workers=fewest,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                memory_limit=memory_limit or 0,
+                # so that a worker takes no block before it has imported what blocks need
+                preload=_WORK,
+                # any free port; the scheduler's own default, 8787, may be in use
+                dashboard_address="127.0.0.1:0",
+                # what goes wrong in a task is raised, or ends up in the run's notes
+                silence_logs=logging.CRITICAL,
             )
+        )
         restore_environment()
-        if adapt is not None:
-            cluster.adapt(minimum=adapt[0], maximum=adapt[1])
+        # also where their number is fixed: workers that are lost with their nanny are replaced
+        keep_workers(cluster, fewest, most)
         client = stack.enter_context(Client(cluster, set_as_default=False))
         client.register_plugin(IgnoreInterrupts())
         yield client
+
+
+@contextlib.contextmanager
+def _script_left_alone() -> Iterator[None]:
+    """Keep workers from running the caller's script again.
+
+    A process that is spawned imports the script that its parent runs, which in one without
+    ``if __name__ == "__main__"`` starts the run anew, in each worker. Workers need nothing of it,
+    and multiprocessing leaves a program alone that is the ``__main__`` of a package.
+    """
+    script = sys.modules["__main__"]
+    before = getattr(script, "__spec__", None)
+    if before is None:
+        script.__spec__ = ModuleSpec("stillstack.__main__", None)
+    try:
+        yield
+    finally:
+        script.__spec__ = before
 
 
 class IgnoreInterrupts(WorkerPlugin):
@@ -54,26 +83,3 @@ class IgnoreInterrupts(WorkerPlugin):
         del worker
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _environment_kept() -> Iterator[Any]:
-    """Undo what starting workers does to this process's environment.
-
-    Nannies set the thread caps in their own process before they spawn a worker, which here is the
-    user's session.
-    """
-    names = (*settings.THREAD_CAPS, "PYTHONHASHSEED", "__DASK_PARENT_PID")
-    before = {name: os.environ.get(name) for name in names}
-
-    def restore() -> None:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-    try:
-        yield restore
-    finally:
-        restore()

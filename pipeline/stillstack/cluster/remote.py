@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
 import dask
+from distributed.core import Status
+from distributed.deploy.spec import SpecCluster
 
 from stillstack.cluster import settings
+from stillstack.cluster.adaptive import keep_workers
 from stillstack.cluster_config import ClusterConfig
-from stillstack.errors import InputError, MissingExtraError, RunFaultError
+from stillstack.errors import InputError, MissingExtraError, RunFaultError, StillstackError
 
 # A worker ends itself so long before its job's time is up: a part of that, within limits.
 _LIFETIME_MARGIN: Final = 0.1
@@ -47,49 +52,104 @@ def remote_cluster(config: ClusterConfig, workers: int, memory_limit: int | None
         If the cluster cannot be started.
     """
     make = {"slurm": _slurm, "ssh": _ssh, "class": _any_class}[config.kind]
-    with dask.config.set(settings.SETTINGS):
-        try:
+    with (
+        settings.environment_kept(),
+        dask.config.set(settings.SETTINGS),
+        contextlib.ExitStack() as stack,
+    ):
+        with _explained(config):
             cluster = make(config, workers, memory_limit)
-        except (TypeError, ValueError) as error:
+            stack.callback(cluster.close)
+            if config.kind != "ssh":
+                _start_workers(cluster, config, workers)
+        yield cluster
+
+
+@contextlib.contextmanager
+def _explained(config: ClusterConfig) -> Iterator[None]:
+    """Say what a cluster that cannot be started means to its user."""
+    try:
+        yield
+    except StillstackError:
+        raise
+    except Exception as error:
+        reason = _first_cause(error)
+        if isinstance(reason, TypeError | ValueError):
             raise InputError(
                 f"The cluster cannot be made with cluster.options "
-                f"{sorted(config.options)}: {error}",
+                f"{sorted(config.options)}: {reason}",
                 cure="Options are those of the Dask cluster class; correct them.",
             ) from error
-        except (OSError, RuntimeError, TimeoutError) as error:
-            raise RunFaultError(
-                f"The cluster ({config.kind}) could not be started: {error}",
-                consequence="Nothing was run.",
-                cure="Mend that and run the same command again.",
-            ) from error
-    with cluster:
-        # `adapt` replaces workers that have ended, `scale` does not
-        if config.adapt is not None:
-            cluster.adapt(minimum=config.adapt[0], maximum=config.adapt[1])
-        elif config.kind == "slurm":
-            cluster.adapt(minimum=workers, maximum=workers)
-        elif config.kind == "class":
-            cluster.scale(workers)
-        yield cluster
+        raise RunFaultError(
+            f"The cluster ({config.kind}) could not be started: {reason}",
+            consequence="Nothing was run.",
+            cure="Mend that and run the same command again.",
+        ) from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _start_workers(cluster: Any, config: ClusterConfig, workers: int) -> None:
+    """Ask for workers, so that a refusal is heard here, and have them replaced when they end."""
+    fewest, most = config.adapt or (workers, workers)
+    processes = config.options.get("processes", 1)
+    fewest, most = (-(-number // processes) * processes for number in (fewest, most))
+    if isinstance(cluster, SpecCluster):
+        cluster.sync(_scaled, cluster, max(fewest, 1))
+    else:
+        cluster.scale(max(fewest, 1))
+    keep_workers(cluster, fewest, most)
+
+
+async def _scaled(cluster: SpecCluster, n_workers: int) -> None:
+    # `scale` alone only logs why a worker cannot be started: nobody waits for what it begins
+    cluster.scale(n_workers)
+    try:
+        await cluster._correct_state()
+    except Exception:
+        for worker in cluster.workers.values():
+            if worker.status == Status.created:  # what never started need not be closed
+                worker.status = Status.failed
+        raise
 
 
 def _slurm(config: ClusterConfig, workers: int, memory_limit: int | None) -> Any:
     del workers
     try:
-        from dask_jobqueue.slurm import SLURMCluster
+        with _ctrl_c_kept():
+            from dask_jobqueue.slurm import SLURMCluster
     except ImportError:
         raise MissingExtraError("dask-jobqueue", "slurm", "cluster.kind: slurm") from None
     chosen: dict[str, Any] = {"cores": 1, "processes": 1, **config.options}
     if "memory" not in chosen:
         chosen["memory"] = f"{(memory_limit or 2**30) * chosen['processes']}B"
+    # any free port; Dask's own default, 8787, may be in use by another run
+    scheduler = {"dashboard_address": ":0", **chosen.pop("scheduler_options", {})}
     given = list(chosen.pop("worker_extra_args", ()))
     prologue = [*environment_lines(), *chosen.pop("job_script_prologue", ())]
     return SLURMCluster(
         **chosen,
         walltime=config.walltime,
+        scheduler_options=scheduler,
         worker_extra_args=[*lifetime_arguments(config.walltime), *given],
         job_script_prologue=prologue,
     )
+
+
+@contextlib.contextmanager
+def _ctrl_c_kept() -> Iterator[None]:
+    """Undo that dask-jobqueue, when it is imported, has Ctrl-C end the process at once."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        # elsewhere Python does not let it be set, neither there nor here
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def lifetime_arguments(walltime: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -41,6 +43,33 @@ SETTINGS: Final[Mapping[str, Any]] = MappingProxyType(
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": PAUSE_FRACTION,
         "distributed.worker.memory.terminate": 0.95,
+        # A worker whose process was killed is started anew by its nanny. Dask closes the nanny of
+        # a worker that is not back in time; its own 15 s are over on a busy machine before Python
+        # has imported anything, and then there is no worker at all.
+        "distributed.deploy.lost-worker-timeout": "60s",
     }
 )
-"""Of Dask, while a cluster is made here."""
+"""Of Dask, as long as a cluster that was made here lives: workers are started later, too."""
+
+
+@contextlib.contextmanager
+def environment_kept() -> Iterator[Callable[[], None]]:
+    """Undo what starting workers does to this process's environment.
+
+    Nannies set the thread caps in their own process before they spawn a worker, which here is the
+    user's session.
+    """
+    names = (*THREAD_CAPS, "PYTHONHASHSEED", "__DASK_PARENT_PID")
+    before = {name: os.environ.get(name) for name in names}
+
+    def restore() -> None:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    try:
+        yield restore
+    finally:
+        restore()

@@ -24,6 +24,7 @@ from stillstack.storage.ledger import BlockRecord, Ledger
 from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
 from stillstack.storage.runstore import RunStore, open_run
+from stillstack.storage.sharing import meet, meeting_folder, unmet
 from stillstack.storage.space import check_space, check_writable, free_bytes
 from stillstack.storage.stack import StackStore, create_stack, open_block_store
 from stillstack.storage.template import RunTemplate
@@ -48,6 +49,9 @@ __all__ = [
     "free_bytes",
     "inspect_output",
     "lock_run",
+    "meet",
+    "meeting_folder",
     "open_block_store",
     "open_run",
+    "unmet",
 ]

@@ -1,0 +1,174 @@
+"""Examines a cluster before a run: starts it as a run would, asks every worker, and writes nothing.
+
+All that is found is said at once, what speaks against the run itself included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from stillstack.checkup import (
+    PACKAGES,
+    Check,
+    check_clocks,
+    check_input,
+    check_memory,
+    check_output,
+    check_scratch,
+    check_threads,
+    check_versions,
+)
+from stillstack.cluster import OnLink, client_for
+from stillstack.config import RunConfig
+from stillstack.errors import InputError, RunFaultError, StillstackError
+from stillstack.findings import Finding, Findings
+from stillstack.plan import Plan
+from stillstack.plan import plan as make_plan
+from stillstack.storage import meeting_folder, unmet
+from stillstack.worker_view import WorkerView, look_around, look_at_input
+
+DEFAULT_WAIT_SECONDS: Final = 120.0
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Parameters
+    ----------
+    kind
+        Of the cluster.
+    plan_findings
+        What speaks against the run itself.
+    checks
+        Of the cluster.
+    """
+
+    kind: str
+    plan_findings: tuple[Finding, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0: start the run; 1: the cluster is at fault; 2: the config or the input is."""
+        if any(finding.level == "error" for finding in self.plan_findings):
+            return InputError.exit_code
+        faults = [check for check in self.checks if check.state == "error"]
+        if any(check.name == "config" for check in faults):
+            return InputError.exit_code
+        return RunFaultError.exit_code if faults else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "cluster": self.kind,
+            "sound": self.exit_code == 0,
+            "plan_findings": [vars(finding) for finding in self.plan_findings],
+            "checks": [check.to_json() for check in self.checks],
+        }
+
+
+def examine(
+    config: RunConfig, *, wait: float = DEFAULT_WAIT_SECONDS, on_link: OnLink | None = None
+) -> Diagnosis:
+    """Examine the cluster that a config asks for.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    wait
+        Seconds to wait for all workers that are asked for; those that have come are examined.
+    on_link
+        Called with the address of the cluster's dashboard.
+
+    Raises
+    ------
+    InputError
+        If the input cannot be opened at all.
+    """
+    plan = make_plan(config)
+    cluster, workers = config.cluster, plan.workers
+    if cluster.adapt is not None:  # without work none would come
+        workers = max(1, cluster.adapt[0])
+        cluster = cluster.model_copy(update={"adapt": None})
+    checks: tuple[Check, ...]
+    try:
+        with client_for(
+            cluster,
+            workers=workers,
+            memory_limit=plan.memory.limit,
+            on_link=on_link,
+            wait=False,
+        ) as client:
+            present = _wait_for_all(client, max(1, workers), wait)
+            checks = (present,) if present.state == "error" else (present, *_examined(client, plan))
+    except StillstackError as error:
+        name = "config" if isinstance(error, InputError) else "workers"
+        finding = Finding("error", error.what, error.consequence, error.cure)
+        checks = (Check(name, "", (finding,)),)
+    return Diagnosis(config.cluster.kind, plan.findings, checks)
+
+
+def _wait_for_all(client: Any, wanted: int, wait: float) -> Check:
+    """Wait for workers, and count them: also those that pause, for which Dask does not wait."""
+    deadline = time.monotonic() + wait
+    while (here := len(client.nthreads())) < wanted and time.monotonic() < deadline:
+        time.sleep(0.2)
+    found = Findings()
+    cure = "Look at the batch system's queue and the workers' logs, or wait longer (--wait)."
+    if here == 0:
+        found.error(f"No worker has come in {wait:.0f} s.", "Nothing could be examined.", cure)
+    elif here < wanted:
+        found.warn(
+            f"{here} of {wanted} workers have come in {wait:.0f} s.",
+            "A run starts with those, and takes the others when they come.",
+            cure,
+        )
+    return Check("workers", f"{here} are there", tuple(found.items))
+
+
+def _examined(client: Any, plan: Plan) -> tuple[Check, ...]:
+    versions: Any = client.get_versions(packages=list(PACKAGES))
+    output, found = plan.config.output.path, Findings()
+    with contextlib.ExitStack() as stack:
+        folder = found.check(lambda: stack.enter_context(meeting_folder(output)))
+        began = time.time()
+        views, silent = _ask(client, plan, folder)
+        ended = time.time()
+        missing = [] if folder is None else unmet(folder, [view.name for view in views.values()])
+    own = look_at_input(plan.source)
+    place = str(Path(output).parent if folder is None else folder.parent)
+    outputs = check_output(place, views, missing)
+    return (
+        check_versions(versions["client"], versions["scheduler"], versions["workers"]),
+        silent,
+        check_input(own, views),
+        Check(outputs.name, outputs.summary, (*found.items, *outputs.findings)),
+        check_threads(views),
+        check_memory(plan.memory, views),
+        check_scratch(views),
+        check_clocks(views, began, ended),
+    )
+
+
+def _ask(client: Any, plan: Plan, folder: Path | None) -> tuple[dict[str, WorkerView], Check]:
+    """Views of all workers that can look, and what keeps the others from it."""
+    place = None if folder is None else str(folder)
+    answers: dict[str, Any] = client.run(look_around, plan.source, place, on_error="return")
+    found = Findings()
+    views: dict[str, WorkerView] = {}
+    for address, answer in answers.items():
+        if isinstance(answer, WorkerView):
+            views[address] = answer
+            continue
+        found.error(
+            f"Worker {address} cannot look around: {type(answer).__name__}: {answer}.",
+            "It could not do a block either.",
+            "Start it where stillstack can be imported and its file systems answer.",
+        )
+    return views, Check("answers", f"all {len(views)} workers answer", tuple(found.items))
