@@ -39,7 +39,7 @@ BIAS_WEIGHT = 1e3
 # Of the power, lest the equations be singular for features that are wide.
 FLOOR = 1e-9
 # Power at the Nyquist frequency has to stand so many standard deviations above the noise.
-SIGNAL_LIMIT = 3.0
+SIGNAL_LIMIT = 4.0
 _SECOND = np.array([1.0, -2.0, 1.0])
 _ONE = np.array([1.0])
 
@@ -120,14 +120,18 @@ def _folded_share(raw: Array, flat: Array, variance: Array, axis: int, g0: Array
     smooth = (_ONE, g0) if axis == 0 else (g0, _ONE)
     high = smoothing.separable(raw, *sharp)
     sums = _lag_sums(high, flat * smoothing.separable(high, *smooth), axis)
-    chance = float((flat * variance).sum()) * float(g0[g0.size // 2])
+    centre = float(g0[g0.size // 2])
+    chance = float((flat * variance).sum()) * centre
     sums -= chance * _centred(np.convolve(_SECOND, _SECOND))
     power = (_COSINES @ sums) / (2.0 * np.sin(0.5 * _WAVES)) ** 4
-    fluctuation = chance * np.sqrt((_FADE**2).sum() / max(np.count_nonzero(flat), 1))
+    # Of white noise, from so many pixels at this resolution.
+    pixels = max(np.count_nonzero(flat), 1)
+    fluctuation = chance * np.sqrt(2.0 * (_FADE**2).sum() / pixels * float(g0 @ g0)) / centre
     last = float(power[-N_WAVES // 16 :].mean())
     if last <= SIGNAL_LIMIT * fluctuation:
         return np.zeros(N_WAVES)
-    seen = np.maximum(power, last)
+    # Falling all the way: what noise leaves of the power is no sign of folding.
+    seen = np.maximum(np.maximum.accumulate(power[::-1])[::-1], last)
     # Of low frequencies second differences tell nothing; nor is any of their power folded.
     share = 0.5 * (1.0 - np.sqrt(np.maximum(1.0 - (last / seen) ** 2, 0.0)))
     return np.where(0.3 * np.pi < _WAVES, share, 0.0)
@@ -204,7 +208,7 @@ def _lag_sums_along_x(image, other, sums):  # type: ignore[no-untyped-def]
     n_x = image.shape[1]
     reach = sums.size // 2
     for j in range(image.shape[0]):
-        for lag in range(-reach, reach + 1):
+        for lag in range(max(-reach, 1 - n_x), min(reach, n_x - 1) + 1):
             first, last = max(0, -lag), n_x - max(0, lag)
             here, there = image[j, first + lag : last + lag], other[j, first:last]
             total = 0.0
