@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stillstack.errors import InputError
-from stillstack.kernels import levels, moments, refinement
+from stillstack.kernels import levels, moments, prediction, refinement
+from stillstack.kernels.between import between_wide, lagrange
 from stillstack.kernels.denoising import pedestal_of, pixel_variance, products
 from stillstack.kernels.levels import Level, bin_banks, bin_moved, bin_weights, whitened
 from stillstack.kernels.moments import (
     N_REGRESSORS,
     LevelView,
     Moments,
-    lagrange,
     lost_bins,
     moments_at,
     patch_around,
@@ -55,7 +55,7 @@ DISPLACEMENTS = [(0, 0), (3, -2), (-4, 5), (-1, -7)]
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loops as numba compiles them, and as Python runs them."""
     if request.param == "python":
-        for module in (levels, moments, refinement):
+        for module in (levels, moments, prediction, refinement):
             for name, value in list(vars(module).items()):
                 if hasattr(value, "py_func"):
                     monkeypatch.setattr(module, name, value.py_func)
@@ -165,11 +165,11 @@ def test_so_many_points_interpolate_a_polynomial_of_one_degree_less(points: int,
     assert taps @ polynomial(places) == pytest.approx(polynomial(t), rel=1e-12)
 
 
-def prepared(points: int) -> tuple[Scene, Any]:
-    """A scene, and a noise-free reference whose equations are made at so many whole pixels."""
-    scene = textured_scene((96, 88), dose=1e4, grain_px={4: 4.0, 6: 1.5}[points], seed=3)
+def prepared(grain_px: float = 4.0) -> tuple[Scene, Any]:
+    """A scene, and a noise-free reference that has to be interpolated between whole pixels."""
+    scene = textured_scene((96, 88), dose=1e4, grain_px=grain_px, seed=3)
     reference = prepare_reference(scene.expected(), max_shift_px=8, n_frames=1e6)
-    assert reference.points == points
+    assert reference.between is not None
     return scene, reference
 
 
@@ -180,9 +180,9 @@ def view_of(scene: Scene, reference: Any, shift: tuple[float, float]) -> LevelVi
 
 
 def test_a_patch_at_a_whole_pixel_is_what_is_made_there() -> None:
-    scene, reference = prepared(4)
+    scene, reference = prepared()
     level, view = reference.levels[-1], view_of(scene, reference, (-2.0, 1.0))
-    patch = patch_around(level, (2, -1), 4, view)
+    patch = patch_around(level, (2, -1), reference.between, view)
     for u in ((2, -1), (3, 0), (2, 0)):
         between, made = patch.at(np.array(u, float)), moments_at(level, u, patch.seen)
         normal = by_design(level, u, patch.seen)
@@ -190,16 +190,16 @@ def test_a_patch_at_a_whole_pixel_is_what_is_made_there() -> None:
         np.testing.assert_allclose(between.normal, normal, rtol=1e-4, atol=1e-6 * scale)
         np.testing.assert_allclose(between.right, made.right, rtol=1e-5, atol=1e-6 * scale)
         assert between.squares == pytest.approx(made.squares, rel=1e-6)
-    again = patch_around(level, (2, -1), 4, view)
+    again = patch_around(level, (2, -1), reference.between, view)
     np.testing.assert_array_equal(again.normal, patch.normal)
 
 
-@pytest.mark.parametrize("points", [4, 6])
-def test_the_step_vanishes_where_the_scene_has_moved(points: int) -> None:
-    scene, reference = prepared(points)
+@pytest.mark.parametrize("grain_px", [4.0, 1.5])
+def test_the_step_vanishes_where_the_scene_has_moved(grain_px: float) -> None:
+    scene, reference = prepared(grain_px)
     u = np.array([1.4, -2.3])
     level, view = reference.levels[-1], view_of(scene, reference, (-1.4, 2.3))
-    patch = patch_around(level, (1, -3), points, view)
+    patch = patch_around(level, (1, -3), reference.between, view)
     fit = solve(patch.at(u), (1, -3))
     assert fit is not None
     np.testing.assert_allclose(fit.step, 0.0, atol=5e-3)
@@ -209,11 +209,11 @@ def test_the_step_vanishes_where_the_scene_has_moved(points: int) -> None:
 
 
 def test_a_patch_without_some_bins_is_made_of_the_others() -> None:
-    scene, reference = prepared(4)
+    scene, reference = prepared()
     level, view = reference.levels[-1], view_of(scene, reference, (0.3, 0.4))
     usable = level.usable & (np.random.default_rng(1).random(level.usable.shape) > 0.1)
     less = LevelView(view.mean * usable, usable, lost_bins(level.usable, usable))
-    patch = patch_around(level, (-1, -1), 4, less)
+    patch = patch_around(level, (-1, -1), reference.between, less)
     normal = by_design(level, (-1, -1), patch.seen)
     found = patch.at(np.array([-1.0, -1.0]))
     np.testing.assert_allclose(found.normal, normal, rtol=1e-4, atol=1e-6 * np.abs(normal).max())
@@ -222,15 +222,15 @@ def test_a_patch_without_some_bins_is_made_of_the_others() -> None:
 
 @pytest.mark.usefixtures("either_way")
 def test_a_moved_reference_leaves_less_than_a_tilted_one() -> None:
-    scene, reference = prepared(4)
+    scene, reference = prepared()
     level, view = reference.levels[-1], view_of(scene, reference, (-0.4, 0.3))
-    patch = patch_around(level, (0, -1), 4, view)
+    patch = patch_around(level, (0, -1), reference.between, view)
     fit = solve(patch.at(np.array([0.4, -0.3])), (0, -1))
     assert fit is not None
     theta = fit.theta.copy()
     theta[4:6] = -theta[0] * np.array([0.4, -0.3])
     fit = replace(fit, displacement=(0, 0), theta=theta)
-    curved = residuals(level, fit, patch.seen, curved=True)
+    curved = residuals(level, fit, patch.seen, between=reference.between)
     linear = residuals(level, fit, patch.seen)
     # Without noise a residual may be exactly nothing, which counts as no bin.
     assert abs(curved.n_bins - linear.n_bins) <= 2
@@ -499,8 +499,8 @@ def test_smoothing_and_noise_are_known_to_change_the_step_little_for_a_good_refe
 def test_features_are_narrow_where_half_a_pixel_is_far_for_them() -> None:
     sharp = crystal_scene((256, 256), dose=100.0, spot_sigma_px=1.5, seed=1)
     broad = powder_scene((768, 768), dose=10.0, ring_width_px=9.0, seed=1)
-    assert prepare_reference(counts(sharp, 64), n_frames=64).points > 1
-    assert prepare_reference(counts(broad, 64), n_frames=64).points == 1
+    assert prepare_reference(counts(sharp, 64), n_frames=64).between is not None
+    assert prepare_reference(counts(broad, 64), n_frames=64).between is None
 
 
 @pytest.mark.parametrize(("grain_px", "factors"), [(2.0, {1}), (15.0, {4, 8})])

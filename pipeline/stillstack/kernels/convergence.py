@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.kernels import refinement
+from stillstack.kernels.between import Between
 from stillstack.kernels.levels import Array, Level, Pair
 from stillstack.kernels.moments import LevelView, lost_bins, patch_around
 from stillstack.kernels.observation import Observation, struck_pixels
@@ -83,6 +84,7 @@ def _nearest(u: Array, factor: int) -> Pair:
 def settle(seen: Observation, reference: Reference, start: Array) -> Convergence | None:
     """Least squares at the finest level, struck pixels left out."""
     level, view = reference.levels[-1], seen.levels[-1]
+    between = reference.between
     struck, unlike = np.empty(0, np.int64), np.empty(0, np.int64)
     for _ in range(MAX_STRUCK_ROUNDS):
         solved = _solve(view, reference, start)
@@ -91,12 +93,11 @@ def settle(seen: Observation, reference: Reference, start: Array) -> Convergence
         u, slope, fit, inside = solved
         noise = expected_residual(fit, seen, reference)
         limit = STRUCK_SIGMA * math.sqrt(noise / max(fit.moments.n_bins, 1))
-        curved = reference.points > 1
-        left = refinement.residuals(level, fit, inside, limit=limit, curved=curved)
+        left = refinement.residuals(level, fit, inside, limit=limit, between=between)
         if not left.n_marked and not seen.brighter:
             break
         marks = np.zeros(view.mean.shape, np.int8)
-        refinement.residuals(level, fit, inside, limit=limit, marks=marks, curved=curved)
+        refinement.residuals(level, fit, inside, limit=limit, marks=marks, between=between)
         # Off the support no residual tells; what is brighter than any of the scene is struck there.
         bright = (marks > 0) | (seen.fine > seen.levels[-1].mean)
         more = np.setdiff1d(struck_pixels(bright, seen, reference), struck)
@@ -145,8 +146,8 @@ def _solve(view: LevelView, reference: Reference, start: Array) -> Solved | None
         step = reference.unslope @ fit.step
         y, x = step.tolist()
         if max(abs(y), abs(x)) <= LARGEST_STEP_PX:
-            if reference.points > 1:
-                return _between(view, reference, near + step)
+            if reference.between is not None:
+                return _between(view, reference, reference.between, near + step)
             u = near + refinement.cubic_inverse(step, reference.cubic)
             return u, reference.slope, fit, view
         u = near + np.clip(step, -2.0, 2.0)
@@ -155,14 +156,16 @@ def _solve(view: LevelView, reference: Reference, start: Array) -> Solved | None
     return None
 
 
-def _between(view: LevelView, reference: Reference, start: Array) -> Solved | None:
+def _between(
+    view: LevelView, reference: Reference, between: Between, start: Array
+) -> Solved | None:
     """Where the step vanishes between whole pixels."""
     u, patch = start, None
     for _ in range(MAX_STEPS):
         corner = (int(np.floor(u[0])), int(np.floor(u[1])))
         # An answer on a whole pixel may be interpolated from either side.
         if patch is None or np.abs(u - patch.corner - 0.5).max() > 0.5 + SAME_SIDE_PX:
-            patch = patch_around(reference.levels[-1], corner, reference.points, view)
+            patch = patch_around(reference.levels[-1], corner, between, view)
         fit, slope = refinement.solve(patch.at(u), corner), refinement.slope_at(patch, u)
         if fit is None or slope is None:
             return None

@@ -32,7 +32,25 @@ BIAS_LIMIT_PX = 2e-4
 
 @dataclass(frozen=True, eq=False)
 class Denoised:
-    """The smoothed reference, its derivatives, and what smoothing did to the answer."""
+    """The smoothed reference, its derivatives, and what smoothing did to the answer.
+
+    Parameters
+    ----------
+    sigma
+        Width of the smoothing, px.
+    images
+        The smoothed image, and its derivatives along y and x.
+    solid
+        Pixels that the support may use.
+    variance
+        Of a pixel of one frame, counts^2.
+    slope, cubic, covariance
+        See `Reference`; the covariance is that of one frame's shift, px^2.
+    noise_part
+        Part of the squared gradients that is noise.
+    noise_share
+        Variance of a pixel of the reference over that of a frame.
+    """
 
     sigma: float
     images: list[Array]
@@ -42,6 +60,7 @@ class Denoised:
     cubic: Array
     covariance: Array
     noise_part: float
+    noise_share: float
 
 
 def denoise(filled: Array, valid: NDArray[np.bool_], offset: float, settings: Settings) -> Denoised:
@@ -201,6 +220,7 @@ def _smoothed(
         inverse @ cubic,
         covariance,
         1.0 - float(np.linalg.eigvalsh(signal)[0] / np.linalg.eigvalsh(own)[0]),
+        noise_share,
     )
 
 

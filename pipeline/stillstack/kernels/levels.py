@@ -40,7 +40,7 @@ class Level:
     plain
         float32 (banks, banks, y, x): the smoothed image as it is, where it has to be interpolated.
     inner
-        uint8 (banks, banks, y, x): bins on the support. Regressors reach `Reference.points` / 2
+        uint8 (banks, banks, y, x): bins on the support. Regressors reach a few
         pixels further, for interpolation.
     normals, patches
         Normal matrices that were needed so far: for frames whose bins are the usable ones they

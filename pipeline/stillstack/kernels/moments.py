@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stillstack.kernels.between import Between
 from stillstack.kernels.compiling import compiled, compiled_sums, locked
 from stillstack.kernels.levels import Array, Flags, Float32, Level, Pair
 
@@ -278,6 +279,8 @@ class Patch:
         (points, points, 6, 6), the same without one 6, without both: one pixel apart.
     n_bins
         Bins that count.
+    between
+        Weights for what lies between whole pixels.
     """
 
     corner: Pair
@@ -286,11 +289,12 @@ class Patch:
     right: Array
     squares: Array
     n_bins: int
+    between: Between
 
     def at(self, displacement: Array) -> Moments:
         """Normal equations at a displacement, px (y, x)."""
-        offset = displacement - self.corner
-        taps = np.outer(*(lagrange(float(t), self.squares.shape[0]) for t in offset))
+        offset = (displacement - self.corner).tolist()
+        taps = np.outer(*(self.between.taps(axis, t) for axis, t in enumerate(offset)))
         return Moments(
             np.tensordot(taps, self.normal, 2),
             np.tensordot(taps, self.right, 2),
@@ -299,10 +303,11 @@ class Patch:
         )
 
 
-def patch_around(level: Level, corner: Pair, points: int, seen: LevelView) -> Patch:
-    """Normal equations at the whole pixels around one, ``points`` along each axis."""
+def patch_around(level: Level, corner: Pair, between: Between, seen: LevelView) -> Patch:
+    """Normal equations at the whole pixels around one."""
     inner = _inside(level, corner, seen)
     lost = inner.lost
+    points = between.equations.shape[2]
     side = range(1 - points // 2, 1 + points // 2)
     displacements = [(corner[0] + j, corner[1] + i) for j in side for i in side]
     sums = _right_sides(level, displacements, inner.mean).reshape(points, points, -1)
@@ -316,7 +321,8 @@ def patch_around(level: Level, corner: Pair, points: int, seen: LevelView) -> Pa
     if lost.size:
         fewer = np.stack([_lost_products(level, u, lost)[0] for u in displacements])
         normal, number = normal - fewer.reshape(normal.shape), number - lost.size
-    return Patch(corner, inner, normal, sums[..., :N_REGRESSORS], sums[..., N_REGRESSORS], number)
+    right, squares = sums[..., :N_REGRESSORS], sums[..., N_REGRESSORS]
+    return Patch(corner, inner, normal, right, squares, number, between)
 
 
 def _inside(level: Level, corner: Pair, seen: LevelView) -> LevelView:
@@ -360,14 +366,3 @@ def _keep_inside(mean, usable, inner, place, out, flags):  # type: ignore[no-unt
             flag[i] = here[i] & use[i]
         for i in range(here.size):
             into[i] = values[i] if here[i] & use[i] else np.float32(0.0)
-
-
-def lagrange(t: float, points: int) -> Array:
-    """Weights of ``points`` whole places, half of them up to 0, for the value at ``t``."""
-    places = range(1 - points // 2, 1 + points // 2)
-    weights = np.ones(points)
-    for k, p in enumerate(places):
-        for q in places:
-            if q != p:
-                weights[k] *= (t - q) / (p - q)
-    return weights

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stillstack.errors import InputError
 from stillstack.kernels import pyramid, smoothing
+from stillstack.kernels.between import Between, between_wide
 from stillstack.kernels.correlation import Search, prepare_search
 from stillstack.kernels.denoising import Denoised, denoise, is_narrow, pedestal_of, products
 from stillstack.kernels.levels import (
@@ -21,6 +22,7 @@ from stillstack.kernels.levels import (
     whitened,
 )
 from stillstack.kernels.moments import LevelView, lost_bins
+from stillstack.kernels.prediction import predicted
 from stillstack.kernels.reference import Reference, Settings, digest_of
 from stillstack.kernels.refinement import fit_linear
 from stillstack.kernels.validity import ValueRules, grown
@@ -31,10 +33,6 @@ MIN_SEARCH_PX = 32
 TAPS_PX = 4
 # A coarser level serves for the search if it keeps this part of what tells where the scene is.
 PLACING_KEPT = 0.5
-# Interpolating between four points is off by this, times the fourth power of the features'
-# spatial frequency, px.
-FOUR_POINTS_BIAS = 0.05
-FOUR_POINTS_LIMIT_PX = 5e-4
 # The coarsest level whose predicted standard deviation is within 2.5 % of full resolution.
 INFORMATION_KEPT = 0.95
 _NOTHING = np.zeros((1, 1, 0, 0), np.float32)
@@ -132,7 +130,8 @@ def prepare_reference(
     denoised = denoise(filled, valid, offset - pedestal, settings)
     coarsest = _search_factor(denoised, valid, frame_valid, settings.max_shift_px)
     factor = _refinement_factor(denoised, frame_valid, coarsest)
-    points = _points_of(denoised)
+    gaps = _between(filled, denoised, factor)
+    points = 1 if gaps is None else gaps.equations.shape[2]
     levels = _levels(denoised, frame_valid, (factor, coarsest), points)
     search, ceiling = _coarse(filled, valid, levels[0].usable, coarsest, factor, settings)
     return Reference(
@@ -151,20 +150,18 @@ def prepare_reference(
         slope=denoised.slope,
         unslope=np.asarray(np.linalg.inv(denoised.slope), np.float64),
         cubic=denoised.cubic,
-        points=points,
+        between=gaps,
         filled=_is_filled(frame_valid, factor),
         n_valid=int(np.count_nonzero(valid)),
         n_usable=int(np.count_nonzero(levels[-1].usable)),
     )
 
 
-def _points_of(denoised: Denoised) -> int:
-    """At how many whole pixels along each axis the normal equations are made."""
-    if not is_narrow(denoised):
-        return 4 if denoised.noise_part > NOISE_PART else 1
-    # The cubic term of the step is half the mean square frequency of the gradients.
-    square = 2.0 * float(np.abs(denoised.cubic[(0, 1), (0, 3)]).max())
-    return 4 if FOUR_POINTS_BIAS * square**2 < FOUR_POINTS_LIMIT_PX else 6
+def _between(filled: Array, denoised: Denoised, factor: int) -> Between | None:
+    """How the normal equations are interpolated between whole pixels, where they have to be."""
+    if is_narrow(denoised):
+        return predicted(filled, denoised, factor)
+    return between_wide() if denoised.noise_part > NOISE_PART else None
 
 
 def _checked(

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from stillstack.kernels.between import Between
 from stillstack.kernels.correlation import Search, Transforms
 from stillstack.kernels.footprints import ValidPixels
 from stillstack.kernels.levels import Array, Level
@@ -70,11 +71,11 @@ class Reference:
         (2, 2): step of the linear model per true displacement, and its inverse.
     cubic
         (2, 4): cubic terms of the displacement, px^-2.
-    points
-        At how many whole pixels along each axis the normal equations are made: 1 where one linear
-        step does; 4 or 6 where half a pixel is far for the features, or where the gradients hold
-        so much noise that ``slope`` is measured on each frame instead, since a wrong belief about
-        the reference's noise would make steps too short.
+    between
+        How the normal equations are interpolated between whole pixels. None where one linear step
+        does. Needed where half a pixel is far for the features, or where the gradients hold so
+        much noise that ``slope`` is measured on each frame instead, since a wrong belief about the
+        reference's noise would make steps too short.
     filled
         Whether some pixels that never count are filled in from their neighbours.
     n_valid, n_usable
@@ -96,7 +97,7 @@ class Reference:
     slope: Array
     unslope: Array
     cubic: Array
-    points: int
+    between: Between | None
     filled: bool
     n_valid: int
     n_usable: int
@@ -120,7 +121,7 @@ class Reference:
             arrays += [getattr(self.search.transforms, f.name) for f in fields(Transforms)]
         for level in self.levels:
             arrays += [getattr(level, f.name) for f in fields(Level)]
-        return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
+        return sum(a.nbytes for a in arrays if isinstance(a, np.ndarray | Between))
 
     def __dask_tokenize__(self) -> tuple[str, str]:
         return ("stillstack.Reference", self.digest)

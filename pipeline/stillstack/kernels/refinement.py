@@ -28,9 +28,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stillstack.kernels.between import Between
 from stillstack.kernels.compiling import compiled, compiled_sums, locked
 from stillstack.kernels.levels import Array, Level, Pair
-from stillstack.kernels.moments import N_REGRESSORS, LevelView, Moments, Patch, lagrange, moments_at
+from stillstack.kernels.moments import N_REGRESSORS, LevelView, Moments, Patch, moments_at
 
 # Displacements between which steps change by a known amount: the slope of steps there.
 SLOPE_PX = 0.25
@@ -274,12 +275,12 @@ def _bend(plain, images, place, along_y, along_x, offset, bend):  # type: ignore
 
 
 def _points(
-    level: Level, displacement: float
+    level: Level, between: Between, axis: int, displacement: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
     """The six whole-pixel displacements around one: bank, bins and weight of each."""
     below = int(np.floor(displacement))
     bins, banks = np.divmod(np.arange(below - 2, below + 4), level.factor)
-    return banks, bins, lagrange(displacement - below, 6)
+    return banks, bins, between.image_taps(axis, displacement - below)
 
 
 @compiled_sums
@@ -364,7 +365,7 @@ def residuals(
     *,
     limit: float = np.inf,
     marks: NDArray[np.int8] | None = None,
-    curved: bool = False,
+    between: Between | None = None,
 ) -> Residuals:
     """What a fit leaves, and the covariance of the displacement that it implies.
 
@@ -375,14 +376,15 @@ def residuals(
     limit, marks
         Bins whose weighted residual is beyond the limit, and a quarter of the signal more, are
         counted, and marked in ``marks``: 1 where it is positive, -1 where negative.
-    curved
-        Whether the reference is moved by interpolation instead of its gradient.
+    between
+        Weights by which the reference is moved between whole pixels; by its gradient, if None.
     """
     images = locked(level.images)
     bend = np.zeros((1, seen.mean.shape[1]), np.float32)
-    if curved:
+    if between is not None:
         bend = np.zeros(seen.mean.shape, np.float32)
-        along = [_points(level, float(u)) for u in fit.displacement + fit.step]
+        moved = (fit.displacement + fit.step).tolist()
+        along = [_points(level, between, axis, u) for axis, u in enumerate(moved)]
         place = level.place(fit.displacement)
         _bend(locked(level.plain), images, place, *along, fit.step, bend)
     table = np.empty((0, 0), np.int8) if marks is None else marks

@@ -193,7 +193,7 @@ def _judge(
         status |= Status.AMBIGUOUS
     if found.struck.size:
         status |= Status.STRUCK
-    std_y, std_x, corr = _error_bar(found)
+    std_y, std_x, corr = _error_bar(found, reference)
     rejected = bool(status & REJECTING)
     intensity = float(fit.theta[0])
     return Registration(
@@ -211,7 +211,7 @@ def _judge(
     )
 
 
-def _error_bar(found: Convergence) -> tuple[float, float, float]:
+def _error_bar(found: Convergence, reference: Reference) -> tuple[float, float, float]:
     """Standard deviations along y and x, px, and their correlation."""
     (a, b), (c, d) = found.slope.tolist()
     (p, q), (_, r) = found.left.influence.tolist()
@@ -221,6 +221,9 @@ def _error_bar(found: Convergence) -> tuple[float, float, float]:
     yy = e * e * p + 2.0 * e * f * q + f * f * r
     xx = g * g * p + 2.0 * g * h * q + h * h * r
     yx = e * g * p + (e * h + f * g) * q + f * h * r
+    if reference.between is not None:
+        doubt_y, doubt_x = reference.between.doubt_at(found.displacement)
+        yy, xx = yy + doubt_y**2, xx + doubt_x**2
     product = math.sqrt(yy * xx)
     return math.sqrt(yy), math.sqrt(xx), yx / product if product > 0.0 else 0.0
 
