@@ -16,7 +16,7 @@ A run, from the coordinator's side::
         store.finish()
 """
 
-from stillstack.storage.blocks import BlockWriter, BlockWriting
+from stillstack.storage.blocks import CHUNKS_IN_FLIGHT, BlockWriter, BlockWriting
 from stillstack.storage.blockstore import BlockStore, DamagedBlock
 from stillstack.storage.digest import digest_store
 from stillstack.storage.identity import OutputState, inspect_output
@@ -24,11 +24,12 @@ from stillstack.storage.ledger import BlockRecord, Ledger
 from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
 from stillstack.storage.runstore import RunStore, open_run
-from stillstack.storage.space import check_space, check_writable, free_bytes
+from stillstack.storage.space import check_space, check_writable, free_bytes, nearest_folder
 from stillstack.storage.stack import StackStore, create_stack, open_block_store
 from stillstack.storage.template import RunTemplate
 
 __all__ = [
+    "CHUNKS_IN_FLIGHT",
     "BlockRecord",
     "BlockStore",
     "BlockWriter",
@@ -48,6 +49,7 @@ __all__ = [
     "free_bytes",
     "inspect_output",
     "lock_run",
+    "nearest_folder",
     "open_block_store",
     "open_run",
 ]
