@@ -244,9 +244,8 @@ def read_amplification(layout: Layout, source_chunk: int) -> float:
     >>> read_amplification(layout, 8)
     2.0
     """
-    decoded = 0
-    for start in range(0, layout.n_frames, layout.block_frames):
-        stop = min(start + layout.block_frames, layout.n_frames)
-        first, last = start // source_chunk, (stop - 1) // source_chunk
-        decoded += min((last + 1) * source_chunk, layout.n_frames) - first * source_chunk
+    starts = np.arange(0, layout.n_frames, layout.block_frames)
+    stops = np.minimum(starts + layout.block_frames, layout.n_frames)
+    first, end = starts // source_chunk, -(-stops // source_chunk)
+    decoded = int((np.minimum(end * source_chunk, layout.n_frames) - first * source_chunk).sum())
     return len(layout.stages) * decoded / layout.n_frames
