@@ -207,7 +207,7 @@ def test_ingest_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_plan_says_what_a_run_will_take_and_writes_nothing_but_a_picture(config: Path) -> None:
     result = stillstack("plan", config)
     assert result.exit_code == 0, result.stderr
-    for word in ("frames", "chunks", "blocks", "memory", "per task", "output", "valid"):
+    for word in ("frames", "chunks", "blocks", "memory", "per task", "output", "valid", "to start"):
         assert word in result.stdout
     picture = config.with_suffix(".plan.png")
     assert picture.read_bytes().startswith(PNG)
@@ -215,7 +215,9 @@ def test_plan_says_what_a_run_will_take_and_writes_nothing_but_a_picture(config:
 
 
 def test_plan_as_json_is_nothing_but_json_on_stdout(config: Path, tmp_path: Path) -> None:
-    result = stillstack("plan", config, "--json", "--picture", tmp_path / "seen.png")
+    result = stillstack(
+        "plan", config, "--no-calibrate", "--json", "--picture", tmp_path / "seen.png"
+    )
     plan = json.loads(result.stdout)
     assert plan["input"]["frames"] == 40
     assert plan["picture"] == str(tmp_path / "seen.png")
@@ -230,12 +232,13 @@ def test_plan_proposes_a_beam_block_that_applies_once_it_is_copied(
     stillstack("simulate", big, "--frames", 12, "--shape", "256", "--no-planted")
     settings = {"input": {"path": str(big)}, "output": {"path": "aligned.zarr"}}
     config = written(tmp_path / "run.yaml", settings)
-    result = stillstack("plan", config)
+    result = stillstack("plan", config, "--no-calibrate")
     assert "looks like a beam-block" in result.stderr
-    proposed = json.loads(stillstack("plan", config, "--json").stdout)["beam_block_yaml"]
+    as_json = stillstack("plan", config, "--no-calibrate", "--json").stdout
+    proposed = json.loads(as_json)["beam_block_yaml"]
     assert proposed in result.stdout
     config.write_text(config.read_text() + proposed)
-    again = stillstack("plan", config)
+    again = stillstack("plan", config, "--no-calibrate")
     assert again.exit_code == 0, again.stderr
     assert "looks like a beam-block" not in again.stderr
     valid = re.search(r"valid\s+([\d.]+)%", again.stdout)
@@ -244,11 +247,28 @@ def test_plan_proposes_a_beam_block_that_applies_once_it_is_copied(
 
 
 def test_plan_takes_settings_from_the_command_line(config: Path) -> None:
-    result = stillstack("plan", config, "--set", "output.block_frames=5", "--json")
+    result = stillstack(
+        "plan", config, "--no-calibrate", "--set", "output.block_frames=5", "--json"
+    )
     assert json.loads(result.stdout)["blocks"]["block_frames"] == 5
     wrong = stillstack("plan", config, "--set", "output.blok_frames=5")
     assert wrong.exit_code == 2
     assert "block_frames" in wrong.stderr
+
+
+def test_plan_says_what_a_larger_run_would_need(config: Path) -> None:
+    asked = ("plan", config, "--no-calibrate", "--set", "output.shards=auto")
+    found = json.loads(stillstack(*asked, "--frames", 1_000_000, "--json").stdout)["scale"]
+    assert found["frames"] == 1_000_000
+    assert found["sharded"]
+    assert found["objects"] < 100_000
+    assert found["blocks"] == -(-1_000_000 // found["block_frames"])
+    told = stillstack(*asked, "--bytes", "10TB")
+    assert "raw frames" in told.stdout
+    assert "10 TB" in told.stdout
+    wrong = stillstack(*asked, "--bytes", "heaps")
+    assert wrong.exit_code == 2
+    assert "heaps is not a size" in wrong.stderr
 
 
 def test_plan_tells_all_that_is_wrong_and_exits_with_2(config: Path) -> None:

@@ -136,7 +136,7 @@ def test_every_setting_is_known_to_change_the_digest_or_not() -> None:
     said = {key for key, _ in CHANGES + NO_CHANGES}
     elsewhere = ("kind", "address", "hosts", "class_", "options", "adapt", "walltime")
     said |= {f"cluster.{name}" for name in elsewhere}  # by way of 'cluster'
-    said |= {"reference.index", "reference.path"}  # their own tests, below
+    said |= {"reference.index", "reference.path", "output.shards"}  # their own tests, below
     said |= {"valid.frames.allow_small"}
     settings = make_config(LEAST).model_dump()
     settings["valid"] = {
@@ -282,6 +282,16 @@ def test_settings_that_make_no_sense_are_refused(section: dict[str, Any], words:
         make_config({**LEAST, **section})
     assert words in str(caught.value)
     assert "one fault" in str(caught.value)
+
+
+def test_frames_of_a_task_change_the_result_only_where_they_are_one_object() -> None:
+    plain, sharded = LEAST, put(LEAST, "output.shards", True)
+    for settings, same in ((plain, True), (sharded, False)):
+        few, many = (put(settings, "output.block_frames", frames) for frames in (8, 16))
+        assert (config_digest(make_config(few)) == config_digest(make_config(many))) == same
+    written_out = put(plain, "output.shards", False)
+    assert config_digest(make_config(plain)) == config_digest(make_config(written_out))
+    assert config_digest(make_config(plain)) != config_digest(make_config(sharded))
 
 
 def test_blocks_are_whole_chunks() -> None:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from stillstack.checkup import check_clocks, check_memory, check_output, check_threads
 from stillstack.cli import app
 from stillstack.cluster import THREAD_CAPS
-from stillstack.layout import Memory
+from stillstack.memory import Memory
 from stillstack.storage import meet, meeting_folder, unmet
 from stillstack.worker_view import InputView, WorkerView
 

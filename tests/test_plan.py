@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,16 +21,15 @@ from stillstack.layout import (
     SHIFTS_ONLY,
     TWO_PASSES,
     Layout,
-    fitting_workers,
     lay_out,
     read_amplification,
     stages_of,
-    task_bytes,
-    worker_bytes,
 )
+from stillstack.memory import coordinator_bytes, task_bytes, worker_bytes
 from stillstack.plan import plan
 from stillstack.sampling import aligned_dtype
 from stillstack.simulation import SimulatedStack
+from stillstack.sizing import fitting_workers
 
 
 def _config(**sections: Any) -> RunConfig:
@@ -99,19 +99,123 @@ def test_stages_follow_the_config() -> None:
 
 
 def test_memory_grows_with_blocks_and_frames() -> None:
+    pixels = 1024**2
     small, large = (
-        Layout(100, (1024, 1024), "uint16", "float32", block, 1, ONE_PASS) for block in (4, 8)
+        Layout(100, (1024, 1024), "uint16", "float32", block, 1, ONE_PASS) for block in (8, 16)
     )
-    assert task_bytes(large, 1) - task_bytes(small, 1) == 4 * 1024**2 * (2 + 2 * 4)
-    assert worker_bytes(large, 1) > task_bytes(large, 1) + 12 * 4 * 1024**2
-    assert worker_bytes(small, 1) > 32 * 4 * 1024**2  # the reference is prepared first
-    assert task_bytes(small, 6) == task_bytes(small, 1) + 6 * 2 * 1024**2
+    # aligned frames are compressed one by one, and a few of them wait for the disk
+    assert task_bytes(large, 1) - task_bytes(small, 1) == 8 * 2 * pixels
+    assert worker_bytes(small, 1) > 32 * 4 * pixels  # the reference is prepared first
+    # five of six frames of a chunk are another block's, and are decoded all the same
+    assert task_bytes(small, 6) == task_bytes(small, 1) + (2 * 6 - 1) * 2 * pixels
+    shards = replace(large, sharded=True)
+    assert task_bytes(shards, 1) - task_bytes(large, 1) == (16 - 4) * 4 * pixels
+
+
+def test_the_coordinator_needs_more_for_averages_than_for_one_frame() -> None:
+    layout = Layout(100, (1024, 1024), "uint16", "uint16", 8, 1, ONE_PASS)
+    first, mean, median = (
+        coordinator_bytes(layout, _config(reference={"kind": kind}).reference, 2)
+        for kind in ("first", "mean", "median")
+    )
+    assert first < mean <= median
+    long = replace(layout, n_frames=10_000_000)
+    assert coordinator_bytes(long, _config(reference={"kind": "first"}).reference, 2) > 2 * mean
+
+
+@given(
+    n_frames=st.integers(99_000, 3_000_000),
+    side=st.sampled_from([32, 256, 2048]),
+    source_chunk=st.sampled_from([1, 7, 64, 1000]),
+    chunk_frames=st.one_of(st.integers(1, 20), st.just("auto")),
+)
+def test_shards_keep_a_long_run_under_100_000_objects(
+    n_frames: int, side: int, source_chunk: int, chunk_frames: int | str
+) -> None:
+    output = {"path": "/out", "chunk_frames": chunk_frames, "shards": "auto"}
+    layout = lay_out(_config(output=output), _source(n_frames, side, source_chunk), np.dtype("u2"))
+    assert layout.n_objects <= 99_000
+    assert layout.block_frames % layout.chunk_frames == 0
+    assert layout.sharded == (-(-n_frames // layout.chunk_frames) > 99_000)
+
+
+def test_shards_are_made_only_when_asked_for_or_needed() -> None:
+    source = _source(50_000, 256)
+    for shards, sharded in ((False, False), (True, True), ("auto", False)):
+        config = _config(output={"path": "/out", "shards": shards})
+        assert lay_out(config, source, np.dtype("u2")).sharded == sharded
+    only_shifts = _config(output={"path": "/out", "shards": True, "aligned": False})
+    assert not lay_out(only_shifts, source, np.dtype("u2")).sharded
+
+
+def test_automatic_chunks_hold_about_4_mib_and_fit_the_blocks() -> None:
+    def frames(side: int, **output: Any) -> tuple[int, int]:
+        config = _config(output={"path": "/out", "chunk_frames": "auto", **output})
+        layout = lay_out(config, _source(50_000, side), np.dtype("u2"))
+        return layout.chunk_frames, layout.block_frames
+
+    assert frames(256) == (32, 64)
+    assert frames(2048) == (1, 8)
+    assert frames(512, block_frames=9) == (3, 9)
 
 
 def test_workers_are_as_many_as_memory_allows() -> None:
     assert fitting_workers(8, 10_000, 1_000) == 8
     assert fitting_workers(8, 3_999, 1_000) == 3
     assert fitting_workers(8, 10, 1_000) == 1
+
+
+def _machine(monkeypatch: pytest.MonkeyPatch, cores: int, available: int) -> None:
+    monkeypatch.setattr("stillstack.cluster.machine_size", lambda: (cores, available))
+
+
+def test_blocks_are_cut_down_until_a_worker_fits_into_the_memory(
+    small_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(small_config["input"]["path"] + ".long.npy", np.zeros((64, 512, 512), "u2") + 9)
+    small_config["input"]["path"] += ".long.npy"
+    small_config["valid"] = {}
+    small_config["registration"]["gain"] = 1.0
+    del small_config["output"]["block_frames"]
+    small_config["output"]["shards"] = True  # all of a block is held until it is whole
+    first = plan(make_config(small_config))
+    assert first.layout.block_frames == 8
+    limit = first.memory.needed_limit - 2**20
+    small_config["cluster"] = {"workers": 1, "memory_limit": f"{limit}B"}
+    cut = plan(make_config(small_config))
+    assert cut.layout.block_frames < 8
+    assert cut.memory.needed_limit <= limit
+    assert any("instead of 8" in finding.what for finding in cut.warnings)
+    # what the config says is refused, not changed
+    small_config["output"]["block_frames"] = 8
+    refused = plan(make_config(small_config))
+    assert refused.layout.block_frames == 8
+    assert any("for blocks of 8 frames" in finding.what for finding in refused.errors)
+
+
+def test_fewer_workers_are_started_where_memory_is_short(
+    small_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del small_config["cluster"]
+    needed = plan(make_config(small_config)).memory.needed_limit
+    _machine(monkeypatch, 8, 500 * 2**20 + 3 * needed)
+    made = plan(make_config(small_config))
+    assert made.workers == 3
+    assert made.memory.limit >= needed
+    _machine(monkeypatch, 8, needed)
+    assert "memory limit" in _refusal(small_config)
+
+
+def test_a_machine_too_small_to_make_the_reference_is_refused(
+    small_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _machine(monkeypatch, 1, 100 * 2**20)
+    assert "To make the reference takes" in _refusal(small_config)
+
+
+def test_jobs_that_ask_for_too_little_memory_are_refused(small_config: Any) -> None:
+    small_config["cluster"] = {"kind": "slurm", "workers": 4, "memory_limit": "50MB"}
+    assert "4 workers have 47.68 MiB each" in _refusal(small_config)
 
 
 @pytest.mark.parametrize(
@@ -154,13 +258,17 @@ def test_a_plan_says_what_it_will_take_and_writes_nothing(
         "chunk_frames": 1,
         "blocks": 15,
         "stages": ["align"],
+        "sharded": False,
+        "objects": 60,
         "read_amplification": 1.0,
     }
     assert told["output"]["state"] == "new"
     assert told["output"]["bytes_at_most"] > 60 * 128 * 128 * 2
     assert 0.97 < told["noise"]["gain"] < 1.03
     assert told["memory"]["workers"] == 1
-    assert told["memory"]["limit_bytes"] > told["memory"]["worker_bytes"]
+    assert told["memory"]["limit_bytes"] > told["memory"]["needed_limit_bytes"]
+    assert told["memory"]["needed_limit_bytes"] * 0.8 >= told["memory"]["worker_bytes"]
+    assert told["time"] is None
     assert not made.errors
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -182,6 +182,13 @@ def reference_of(job: Job) -> Reference:
         return _REFERENCES[job.reference_digest]
 
 
+def hold_reference(reference: Reference) -> None:
+    """Keep a prepared reference in this process, for jobs that name its digest."""
+    with _REFERENCE_LOCK:
+        _REFERENCES.clear()
+        _REFERENCES[reference.digest] = reference
+
+
 def stored_reference(store: RunStore) -> Reference:
     """Prepare the reference of a run from what its store holds, and nothing else."""
     attributes = store.attributes

@@ -11,7 +11,7 @@ from dask.utils import format_bytes
 
 from stillstack.cluster import PAUSE_FRACTION, THREAD_CAPS
 from stillstack.findings import Finding, Findings
-from stillstack.layout import Memory
+from stillstack.memory import Memory
 from stillstack.worker_view import InputView, WorkerView
 
 PACKAGES: Final = (

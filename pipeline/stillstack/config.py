@@ -75,18 +75,24 @@ class OutputConfig(Section):
         description="Frames in one unit of work; a multiple of chunk_frames. "
         "auto follows the source's chunks.",
     )
-    chunk_frames: int = Field(1, ge=1, description="Frames in one chunk of the aligned array.")
+    chunk_frames: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        1, description="Frames in one chunk of the aligned array; auto: about 4 MiB of them."
+    )
+    shards: Literal["auto"] | bool = Field(
+        False,
+        description="Store each block as one object (a Zarr shard), for file systems and object "
+        "stores that take few and large objects better; auto: where there would be more than "
+        "100,000 objects without.",
+    )
     durable: bool = Field(
         True, description="Sync every written object to the disk before it counts as done."
     )
 
     @model_validator(mode="after")
     def _whole_chunks(self) -> OutputConfig:
-        if isinstance(self.block_frames, int) and self.block_frames % self.chunk_frames:
-            message = (
-                f"block_frames ({self.block_frames}) should be a multiple of "
-                f"chunk_frames ({self.chunk_frames})"
-            )
+        block, chunk = self.block_frames, self.chunk_frames
+        if isinstance(block, int) and isinstance(chunk, int) and block % chunk:
+            message = f"block_frames ({block}) should be a multiple of chunk_frames ({chunk})"
             raise ValueError(message)
         return self
 
@@ -350,11 +356,13 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that change what is stored: what the digest is made of.
 
     Left out are the cluster, where the output lies, how durably it is written, and how many frames
-    one task takes: none of them changes a stored byte.
+    one task takes: none of them changes a stored byte. Where a task's frames may be one object,
+    their number does.
     """
     settings: dict[str, Any] = config.model_dump(mode="json")
     del settings["cluster"]
-    for key in ("path", "durable", "block_frames"):
+    sharded = config.output.shards is not False
+    for key in ("path", "durable", *(() if sharded else ("block_frames", "shards"))):
         del settings["output"][key]
     if settings["valid"]["reference"] is None:
         settings["valid"]["reference"] = settings["valid"]["frames"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from stillstack.config import RunConfig
-from stillstack.sources import Source
 
 _BLOCK_BYTES: Final = 64 * 2**20
 _MOST_BLOCK_FRAMES: Final = 64
@@ -22,13 +20,11 @@ _SMALL_BLOCK_BYTES: Final = 4 * 2**20
 _FEWEST_BLOCKS: Final = 32
 _FEWEST_SMALL_BLOCKS: Final = 8
 
-# What one worker process holds, apart from frames: interpreter, libraries, compiled kernels.
-_PROCESS_BYTES: Final = 300 * 2**20
-# Images of four bytes a pixel: while the reference is prepared, what it keeps then, and what the
-# work on one frame takes.
-_PREPARING_IMAGES: Final = 34
-_REFERENCE_IMAGES: Final = 12
-_FRAME_IMAGES: Final = 8
+MOST_OBJECTS: Final = 100_000
+# The arrays of the table, the coordinates and the notes of a run are objects too.
+_OBJECTS_BESIDE: Final = 1_000
+_CHUNK_BYTES: Final = 4 * 2**20
+_MOST_CHUNK_FRAMES: Final = 64
 
 
 @dataclass(frozen=True)
@@ -83,6 +79,8 @@ class Layout:
         Frames in a block, the unit of work, and in a chunk of the output.
     stages
         Passes over the frames.
+    sharded
+        Whether a block is one object of the output, rather than one for each chunk.
     """
 
     n_frames: int
@@ -92,11 +90,19 @@ class Layout:
     block_frames: int
     chunk_frames: int
     stages: tuple[Stage, ...]
+    sharded: bool = False
 
     @property
     def n_blocks(self) -> int:
         """Units of work in one pass."""
         return -(-self.n_frames // self.block_frames)
+
+    @property
+    def n_objects(self) -> int:
+        """Objects that hold the aligned frames."""
+        if self.aligned_dtype is None:
+            return 0
+        return -(-self.n_frames // (self.block_frames if self.sharded else self.chunk_frames))
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -119,42 +125,114 @@ class Layout:
         return self.pixels * np.dtype(self.aligned_dtype).itemsize if self.aligned_dtype else 0
 
 
-def lay_out(config: RunConfig, source: Source, aligned_dtype: np.dtype[Any]) -> Layout:
-    """Return the sizes of a run. They depend on the config and the source, never on the cluster."""
+class Sized(Protocol):
+    """As much of a source as its layout depends on."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(frame, y, x)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the frames as read."""
+        ...
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames stored as one piece."""
+        ...
+
+
+def lay_out(
+    config: RunConfig,
+    source: Sized,
+    aligned_dtype: np.dtype[Any],
+    *,
+    most_block_bytes: int = _BLOCK_BYTES,
+) -> Layout:
+    """Return the sizes of a run.
+
+    They depend on the config and the source, and on the cluster only where its memory is too
+    small for the blocks that would be best.
+
+    Parameters
+    ----------
+    config
+        What is wanted.
+    source
+        Its shape, dtype and chunks.
+    aligned_dtype
+        dtype of aligned frames.
+    most_block_bytes
+        Bytes of raw frames in a block, where the config says ``auto``.
+    """
     n_frames, height, width = source.shape
     dtype = np.dtype(source.dtype)
-    chosen = config.output.block_frames
-    chunk_frames = min(config.output.chunk_frames, n_frames)
-    if isinstance(chosen, int):
-        block_frames = max(chunk_frames, chosen)
+    output = config.output
+    written = height * width * aligned_dtype.itemsize if output.aligned else 0
+    chunk_frames = _chunk_frames(config, n_frames, written)
+    fewest = 1
+    sharded = output.aligned and output.shards is not False
+    most = MOST_OBJECTS - _OBJECTS_BESIDE
+    if output.shards == "auto":
+        sharded = sharded and -(-n_frames // chunk_frames) > most
+    if sharded:
+        fewest = -(-n_frames // most)
+    if isinstance(output.block_frames, int):
+        block_frames = max(chunk_frames, output.block_frames)
     else:
         frame_bytes = max(1, height * width * dtype.itemsize)
-        block_frames = _automatic_block(n_frames, frame_bytes, source.chunk_frames, chunk_frames)
+        wanted = _wanted_block(n_frames, frame_bytes, most_block_bytes)
+        block_frames = _automatic_block(
+            n_frames, frame_bytes, source.chunk_frames, max(wanted, fewest), most_block_bytes
+        )
+        if block_frames < fewest:  # rounded down to whole chunks of the source
+            block_frames += source.chunk_frames
+    block_frames = -(-max(block_frames, chunk_frames) // chunk_frames) * chunk_frames
     return Layout(
         n_frames=n_frames,
         frame_shape=(height, width),
         source_dtype=dtype.name,
-        aligned_dtype=aligned_dtype.name if config.output.aligned else None,
+        aligned_dtype=aligned_dtype.name if output.aligned else None,
         block_frames=block_frames,
         chunk_frames=chunk_frames,
         stages=stages_of(config),
+        sharded=sharded,
     )
 
 
-def _automatic_block(n_frames: int, frame_bytes: int, source_chunk: int, chunk: int) -> int:
-    """Frames of a block: about 64 MiB, whole chunks of the source, some blocks for each worker."""
-    by_bytes = max(1, min(_BLOCK_BYTES // frame_bytes, _MOST_BLOCK_FRAMES))
+def _chunk_frames(config: RunConfig, n_frames: int, aligned_bytes: int) -> int:
+    """Frames of a chunk: as the config says, or about 4 MiB, a divisor of a block that it says."""
+    chosen, block = config.output.chunk_frames, config.output.block_frames
+    if isinstance(chosen, int):
+        return min(chosen, n_frames)
+    by_bytes = max(1, min(_CHUNK_BYTES // max(1, aligned_bytes), _MOST_CHUNK_FRAMES, n_frames))
+    if isinstance(block, int):
+        return next(frames for frames in range(min(by_bytes, block), 0, -1) if block % frames == 0)
+    return by_bytes
+
+
+def _wanted_block(n_frames: int, frame_bytes: int, most_bytes: int) -> int:
+    """Frames of a block by their bytes, fewer where workers would have too few blocks."""
+    by_bytes = max(1, min(most_bytes // frame_bytes, _MOST_BLOCK_FRAMES))
     small = min(_SMALL_BLOCK_BYTES // frame_bytes, n_frames // _FEWEST_SMALL_BLOCKS)
-    wanted = max(1, min(by_bytes, max(small, n_frames // _FEWEST_BLOCKS)))
+    return max(1, min(by_bytes, max(small, n_frames // _FEWEST_BLOCKS)))
+
+
+def _automatic_block(
+    n_frames: int, frame_bytes: int, source_chunk: int, wanted: int, most_bytes: int
+) -> int:
+    """Frames of a block: about as many as wanted, in whole chunks of the source if possible."""
     step = max(1, min(source_chunk, n_frames))
+    by_bytes = max(1, min(most_bytes // frame_bytes, _MOST_BLOCK_FRAMES))
+    most_chunk_bytes = _MOST_CHUNK_BYTES * most_bytes // _BLOCK_BYTES
     if step <= wanted:
-        block = wanted // step * step
-    elif step * frame_bytes <= _MOST_CHUNK_BYTES and step <= max(4 * wanted, by_bytes):
-        block = step
-    else:
-        fewest = max(min(wanted, step), -(-step // _MOST_DECODINGS))
-        block = next(divisor for divisor in range(fewest, step + 1) if step % divisor == 0)
-    return -(-block // chunk) * chunk
+        return wanted // step * step
+    if step * frame_bytes <= most_chunk_bytes and step <= max(4 * wanted, by_bytes):
+        return step
+    fewest = max(min(wanted, step), -(-step // _MOST_DECODINGS))
+    return next(divisor for divisor in range(fewest, step + 1) if step % divisor == 0)
 
 
 def read_amplification(layout: Layout, source_chunk: int) -> float:
@@ -166,69 +244,8 @@ def read_amplification(layout: Layout, source_chunk: int) -> float:
     >>> read_amplification(layout, 8)
     2.0
     """
-    decoded = 0
-    for start in range(0, layout.n_frames, layout.block_frames):
-        stop = min(start + layout.block_frames, layout.n_frames)
-        first, last = start // source_chunk, (stop - 1) // source_chunk
-        decoded += min((last + 1) * source_chunk, layout.n_frames) - first * source_chunk
+    starts = np.arange(0, layout.n_frames, layout.block_frames)
+    stops = np.minimum(starts + layout.block_frames, layout.n_frames)
+    first, end = starts // source_chunk, -(-stops // source_chunk)
+    decoded = int((np.minimum(end * source_chunk, layout.n_frames) - first * source_chunk).sum())
     return len(layout.stages) * decoded / layout.n_frames
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that a run needs.
-
-    Parameters
-    ----------
-    task
-        Frames of one block, raw and aligned, and the work on them.
-    worker
-        One worker process: its libraries, the reference, one task.
-    limit
-        Memory limit of a worker; 0 where it is set elsewhere.
-    total, available
-        All workers together, and what the machine has; 0 where it is not this machine.
-    """
-
-    task: int
-    worker: int
-    limit: int
-    total: int
-    available: int
-
-    def to_json(self) -> dict[str, int]:
-        """Plain values for JSON."""
-        return {f"{name}_bytes": value for name, value in vars(self).items()}
-
-
-def task_bytes(layout: Layout, source_chunk: int) -> int:
-    """Bytes that one block of frames takes in a worker.
-
-    Raw frames as decoded, aligned frames, what is compressed of them on its way to the disk, the
-    work on one frame, and the part of a source chunk that belongs to other blocks.
-    """
-    frames = min(layout.block_frames, layout.n_frames)
-    beyond = source_chunk if source_chunk > 1 and frames % source_chunk else 0
-    return (
-        (frames + beyond) * layout.source_bytes
-        + 2 * frames * layout.aligned_bytes
-        + 4 * _FRAME_IMAGES * layout.pixels
-    )
-
-
-def worker_bytes(layout: Layout, source_chunk: int) -> int:
-    """Bytes that one worker process takes at most: first to prepare the reference, then to work."""
-    image = 4 * layout.pixels
-    working = _REFERENCE_IMAGES * image + task_bytes(layout, source_chunk)
-    return _PROCESS_BYTES + max(_PREPARING_IMAGES * image, working)
-
-
-def fitting_workers(cores: int, available: int, needed: int) -> int:
-    """Return how many workers the machine can feed: one for each core, fewer where memory ends.
-
-    Examples
-    --------
-    >>> fitting_workers(8, 16_000, 5_000)
-    3
-    """
-    return max(1, min(cores, math.floor(available / max(1, needed))))

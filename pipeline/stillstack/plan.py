@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from dask.utils import format_bytes, parse_bytes
+from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from stillstack import cluster, inspection, storage
+from stillstack.calibration import Calibration, Trial, calibrate
 from stillstack.config import RunConfig, config_digest, result_settings
+from stillstack.errors import RunFaultError
 from stillstack.findings import Finding, Findings, refuse
-from stillstack.layout import (
-    Layout,
-    Memory,
-    fitting_workers,
-    lay_out,
-    read_amplification,
-    task_bytes,
-    worker_bytes,
-)
+from stillstack.forecast import Forecast, forecast
+from stillstack.layout import Layout, read_amplification
+from stillstack.memory import Memory
 from stillstack.reference import ReferenceMaker
 from stillstack.sampling import aligned_dtype, ordinary_frames, take_sample
+from stillstack.sizing import choose_sizes
 from stillstack.sources import Source, open_source
 
 _TABLE_BYTES_PER_FRAME: Final = 100
@@ -52,6 +49,9 @@ class Plan:
         ``"new"``, ``"unfinished"`` or ``"complete"``.
     findings
         Errors and warnings.
+    calibration, forecast
+        What the first block took, and what the run is expected to take; None where that was not
+        asked for, or not possible.
     source, valid, reference_valid, typical, settings, fingerprint
         What was opened and found out for it: used by the run, left out of `to_json`.
     """
@@ -72,6 +72,8 @@ class Plan:
     typical: NDArray[np.float32] = field(repr=False)
     settings: dict[str, Any] = field(repr=False)
     fingerprint: str = field(repr=False)
+    calibration: Calibration | None = None
+    forecast: Forecast | None = None
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -110,6 +112,8 @@ class Plan:
                 "chunk_frames": self.layout.chunk_frames,
                 "blocks": self.layout.n_blocks,
                 "stages": list(self.layout.stage_names),
+                "sharded": self.layout.sharded,
+                "objects": self.layout.n_objects,
                 "read_amplification": round(self.read_amplification, 2),
             },
             "memory": {**self.memory.to_json(), "workers": self.workers},
@@ -120,16 +124,27 @@ class Plan:
                 "bytes_at_most": self.output_bytes,
                 "bytes_free": self.free_bytes,
             },
+            "time": None if self.forecast is None else self.forecast.to_json(),
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
             "noise": {"gain": round(self.gain, 4), "read_noise": self.read_noise},
             "config_digest": config_digest(self.config),
             "findings": [vars(finding) for finding in self.findings],
         }
 
 
-def plan(config: RunConfig) -> Plan:
-    """Plan of a run: sizes, memory, disk, and all findings at once. Writes nothing.
+def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
+    """Plan of a run: sizes, memory, disk, and all findings at once.
 
     A few frames are read, to see the noise, the brightness and the valid pixels.
+
+    Parameters
+    ----------
+    config
+        What is wanted.
+    calibrated
+        Time the first block, and forecast the run's time. This takes as long as to prepare a
+        reference, and writes a block into a folder beside the output that is removed again.
+        Else nothing is written.
 
     Raises
     ------
@@ -150,27 +165,25 @@ def plan(config: RunConfig) -> Plan:
     inspection.note_sample(sample, kept, found)
     typical = sample.frames[kept if kept.any() else slice(None)].mean(axis=0, dtype=np.float64)
     gain = inspection.gain_of(config, sample.frames[kept], valid, found)
-    layout = lay_out(
-        config,
-        source,
+    dtype = (
         aligned_dtype(config.alignment.dtype, np.dtype(source.dtype), typical, valid)
         if valid.any()
-        else np.dtype(np.float32),
+        else np.dtype(np.float32)
     )
     settings = inspection.settings_of(config, gain)
     fingerprint = inspection.fingerprint_of(config, source)
-    workers, memory = _memory(config, layout, source, found)
-    output_bytes, free_bytes = _disk(config, layout, found)
     state = found.check(lambda: _output_state(config, fingerprint)) or "new"
+    sizes = choose_sizes(config, source, dtype, _stored_layout(config, state), found)
+    output_bytes, free_bytes = _disk(config, sizes.layout, found)
     if not found.errors:
         maker = ReferenceMaker(source, config.reference, valid, reference_valid, settings)
         found.check(lambda: inspection.check_reference(maker, kept))
-    _note_sizes(config, layout, source, found)
-    return Plan(
+    _note_sizes(config, sizes.layout, source, found)
+    made = Plan(
         config=config,
-        layout=layout,
-        memory=memory,
-        workers=workers,
+        layout=sizes.layout,
+        memory=sizes.memory,
+        workers=sizes.workers,
         output_bytes=output_bytes,
         free_bytes=free_bytes,
         gain=gain,
@@ -184,42 +197,41 @@ def plan(config: RunConfig) -> Plan:
         settings=settings,
         fingerprint=fingerprint,
     )
+    return _calibrated(made, len(sample.numbers)) if calibrated and not made.errors else made
 
 
-def _memory(
-    config: RunConfig, layout: Layout, source: Source, found: Findings
-) -> tuple[int, Memory]:
-    """Workers, and the memory that they need."""
-    task = task_bytes(layout, source.chunk_frames)
-    worker = worker_bytes(layout, source.chunk_frames)
-    active = found.check(cluster.active_client)
-    if active is not None or config.cluster.kind == "address":
-        return 0, Memory(task, worker, 0, 0, 0)
-    cores, available = cluster.machine_size()
-    chosen, needed = config.cluster.workers, int(worker / cluster.PAUSE_FRACTION)
-    if config.cluster.kind != "local":
-        return _memory_elsewhere(config, task, worker, cores if isinstance(chosen, str) else chosen)
-    workers = fitting_workers(cores, available, needed) if isinstance(chosen, str) else chosen
-    workers = min(workers, layout.n_blocks)
-    given = config.cluster.memory_limit
-    limit = available // workers if given == "auto" else int(parse_bytes(given))
-    if limit < needed:
-        found.error(
-            f"A worker needs a memory limit of {format_bytes(needed)} for blocks of "
-            f"{layout.block_frames} frames, and {workers} workers have {format_bytes(limit)} each.",
-            "Workers would stop for lack of memory.",
-            "Use fewer workers, a smaller output.block_frames, or a larger cluster.memory_limit.",
-        )
-    return workers, Memory(task, worker, limit, workers * worker, available)
+def _calibrated(made: Plan, n_sampled: int) -> Plan:
+    """Add what the first block took, and what follows for the run."""
+    output, layout = made.config.output, made.layout
+    trial = Trial(
+        source=made.source,
+        layout=layout,
+        image=made.typical,
+        reference_valid=made.valid if made.reference_valid is None else made.reference_valid,
+        valid=made.valid,
+        settings={**made.settings, "n_frames": n_sampled},
+        interpolation=made.config.alignment.interpolation,
+        codec=output.codec,
+        durable=output.durable,
+    )
+    try:
+        measured = calibrate(trial, storage.nearest_folder(output.path))
+    except RunFaultError as error:
+        doubt = Finding("warning", str(error), "How long the run takes cannot be said.")
+        return replace(made, findings=(*made.findings, doubt))
+    chunk, reference = made.source.chunk_frames, made.config.reference
+    cores = cluster.machine_size()[0] if made.config.cluster.kind == "local" else 0
+    workers = made.workers or cores or 1
+    return replace(
+        made,
+        calibration=measured,
+        forecast=forecast(layout, measured, reference, workers, source_chunk=chunk, cores=cores),
+    )
 
 
-def _memory_elsewhere(
-    config: RunConfig, task: int, worker: int, workers: int
-) -> tuple[int, Memory]:
-    """Memory to ask other machines for: what is needed, unless the config says more or less."""
-    given, needed = config.cluster.memory_limit, int(worker / cluster.PAUSE_FRACTION)
-    limit = needed if given == "auto" else int(parse_bytes(given))
-    return workers, Memory(task, worker, limit, workers * worker, 0)
+def _stored_layout(config: RunConfig, state: str) -> dict[str, Any] | None:
+    """Layout of the run that is to be finished: it stays as it is."""
+    return None if state == "new" else storage.RunStore.view(config.output.path).layout
 
 
 def _disk(config: RunConfig, layout: Layout, found: Findings) -> tuple[int, int]:

@@ -144,6 +144,7 @@ def _template(plan: Plan) -> RunTemplate:
         canvas=plan.config.alignment.canvas,
         chunk_frames=layout.chunk_frames,
         block_frames=layout.block_frames,
+        sharded=layout.sharded,
         codec=plan.config.output.codec,
         coords=plan.source.coords,
         attrs={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -18,7 +18,7 @@ class Section(BaseModel):
     @classmethod
     def _yaml_oddities(cls, value: Any, info: ValidationInfo) -> Any:
         annotation = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and annotation is not bool:
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
             message = "should not be true or false (YAML reads yes, no, on and off as these, too)"
             raise ValueError(message)
         if value is None and isinstance(annotation, type) and issubclass(annotation, Section):

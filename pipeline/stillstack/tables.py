@@ -13,8 +13,10 @@ from stillstack.summary import Summary, compact_ranges
 if TYPE_CHECKING:
     from stillstack.demo import DemoResult
     from stillstack.doctor import Diagnosis
+    from stillstack.forecast import Forecast
     from stillstack.ingest import Written
     from stillstack.plan import Plan
+    from stillstack.scaling import Scale
     from stillstack.verification import Verification
 
 Rows = list[tuple[str, str]]
@@ -81,7 +83,10 @@ def plan_rows(plan: Plan, picture: Path) -> Rows:
     layout, memory = plan.layout, plan.memory
     n_frames, (height, width) = layout.n_frames, layout.frame_shape
     raw = n_frames * layout.source_bytes
-    chunks = f"{plan.source.chunk_frames} frames in the source, {layout.chunk_frames} in the output"
+    chunks = (
+        f"{plan.source.chunk_frames} frames in the source, {layout.chunk_frames} in the output"
+        f"{', shards of one block' if layout.sharded else ''}; {layout.n_objects:,} objects"
+    )
     blocks = (
         f"{layout.n_blocks:,} of {layout.block_frames} frames; each frame is decoded "
         f"{plan.read_amplification:.3g} times"
@@ -100,12 +105,45 @@ def plan_rows(plan: Plan, picture: Path) -> Rows:
         ("valid", f"{plan.valid.mean():.1%} of the pixels"),
         ("noise", f"{plan.gain:.3g} counts per event, {plan.read_noise:.3g} counts read noise"),
         ("memory", _memory(plan)),
+        ("time", _time(plan)),
         ("output", output),
         ("picture", str(picture)),
     ]
     if not memory.limit:
         rows.insert(-2, ("cluster", "a running one, with its own workers and memory limits"))
     return rows
+
+
+def scale_rows(scale: Scale) -> Rows:
+    """Tell what a run of another size would need."""
+    layout = scale.layout
+    objects = f"{layout.n_objects:,} objects"
+    if scale.many_objects:
+        objects += " (fewer with output.shards: auto)"
+    memory = (
+        f"a limit of {byte_size(scale.worker_limit)} for each worker, "
+        f"{byte_size(scale.coordinator_bytes)} for the coordinator"
+    )
+    rows = [
+        ("raw frames", byte_size(scale.source_bytes)),
+        ("output", f"{byte_size(scale.output_bytes)}, {objects}"),
+        ("blocks", f"{layout.n_blocks:,} of {layout.block_frames} frames"),
+        ("memory", memory),
+    ]
+    forecasts = [scale.chosen] if scale.chosen is not None else scale.steps
+    rows += [(f"{step.workers:,} workers", _expected(step)) for step in forecasts]
+    if forecasts:
+        most = forecasts[-1].most_workers
+        rows.append(("at most", f"{most:,} workers are of use: more would wait for the scheduler"))
+        rows.append(("ledger", byte_size(forecasts[-1].ledger_bytes)))
+    return rows
+
+
+def _expected(step: Forecast) -> str:
+    return (
+        f"{duration(step.seconds)}; {step.tasks_per_second:.3g} blocks/s keep the scheduler "
+        f"{step.coordinator_load:.0%} busy"
+    )
 
 
 def written_rows(written: Written, config: Path | None) -> Rows:
@@ -153,10 +191,32 @@ def _counts(n_frames: int, n_good: int) -> str:
 
 
 def _memory(plan: Plan) -> str:
-    task = f"{byte_size(plan.memory.task)} per task"
-    if not plan.memory.limit:
-        return task
+    memory = plan.memory
+    each = (
+        f"{byte_size(memory.task)} per task, {byte_size(memory.worker)} per worker, which needs a "
+        f"limit of {byte_size(memory.needed_limit)}; {byte_size(memory.coordinator)} to make the "
+        "reference"
+    )
+    if not memory.available:
+        return each
     return (
-        f"{task}, {byte_size(plan.memory.worker)} per worker, {byte_size(plan.memory.total)} for "
-        f"{plan.workers} workers of {byte_size(plan.memory.available)}"
+        f"{each}; {byte_size(memory.total)} for {plan.workers} workers of "
+        f"{byte_size(memory.available)}"
+    )
+
+
+def _time(plan: Plan) -> str:
+    expected, measured = plan.forecast, plan.calibration
+    if expected is None or measured is None:
+        return "not known: the first block was not tried"
+    rate = plan.layout.n_frames / expected.seconds
+    frame = 1e3 / measured.frames
+    stages = (
+        f"read {frame * (measured.read + measured.cold_read):.3g}, "
+        f"register {frame * measured.register:.3g}, align {frame * measured.align:.3g}, "
+        f"write {frame * measured.write:.3g} ms a frame"
+    )
+    return (
+        f"about {duration(expected.seconds)}, {rate:.3g} frames/s, with {expected.workers} workers "
+        f"({duration(expected.starting)} to start; {stages})"
     )

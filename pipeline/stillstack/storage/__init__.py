@@ -16,7 +16,7 @@ A run, from the coordinator's side::
         store.finish()
 """
 
-from stillstack.storage.blocks import BlockWriter, BlockWriting
+from stillstack.storage.blocks import CHUNKS_IN_FLIGHT, BlockWriter, BlockWriting
 from stillstack.storage.blockstore import BlockStore, DamagedBlock
 from stillstack.storage.digest import digest_store
 from stillstack.storage.identity import OutputState, inspect_output
@@ -25,11 +25,12 @@ from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
 from stillstack.storage.runstore import RunStore, open_run
 from stillstack.storage.sharing import meet, meeting_folder, unmet
-from stillstack.storage.space import check_space, check_writable, free_bytes
+from stillstack.storage.space import check_space, check_writable, free_bytes, nearest_folder
 from stillstack.storage.stack import StackStore, create_stack, open_block_store
 from stillstack.storage.template import RunTemplate
 
 __all__ = [
+    "CHUNKS_IN_FLIGHT",
     "BlockRecord",
     "BlockStore",
     "BlockWriter",
@@ -51,6 +52,7 @@ __all__ = [
     "lock_run",
     "meet",
     "meeting_folder",
+    "nearest_folder",
     "open_block_store",
     "open_run",
     "unmet",

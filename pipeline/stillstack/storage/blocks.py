@@ -6,7 +6,7 @@ import contextlib
 import functools
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import zarr
@@ -22,6 +22,10 @@ from stillstack.storage.objects import (
     StagingStore,
     StoredObject,
 )
+from stillstack.storage.shards import PlainShards, plain_shards
+
+CHUNKS_IN_FLIGHT: Final = 4
+"""Encoded chunks of a block that may wait for the disk."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class BlockWriter:
         objects = LocalObjects(self.path, durable=self.durable)
         key = f"{self.array}/{METADATA}"
         return BlockWriting(
-            self, start, objects, *_opened(self.path, self.array, objects.stamp(key))
+            self, start, objects, _opened(self.path, self.array, objects.stamp(key))
         )
 
 
@@ -104,20 +108,22 @@ class BlockWriting:
         writer: BlockWriter,
         start: int,
         objects: LocalObjects,
-        array: zarr.Array[Any],
-        plain: PlainChunks | None,
+        opened: _Opened,
     ) -> None:
+        array, plain, shards = opened
         self._writer = writer
         self._start = start
         self._objects = objects
         self._array = array
-        self._plain = plain
+        self._shards = shards
+        self._plain = shards.chunks if shards else plain
+        self._in_shard: list[tuple[Any, ...]] = []
         self.length = min(writer.block_frames, array.shape[0] - start)
         self._n_given = 0
         self._collected: list[NDArray[Any]] = []
         self._staged: list[Future[StagedObject]] = []
         self._thread = ThreadPoolExecutor(1)
-        self.chunk_frames = self.length if plain is None else plain.chunk_frames
+        self.chunk_frames = self.length if self._plain is None else self._plain.chunk_frames
         self._refuse(_faults_of(writer, array, start))
 
     def put(self, images: NDArray[Any]) -> None:
@@ -131,10 +137,15 @@ class BlockWriting:
         self.refuse_shape(images, min(self.chunk_frames, self.length - self._n_given))
         if self._plain is None:
             self._collected.append(images)
+        elif self._shards is not None:
+            self._in_shard.append(self._plain.encode(images))
         else:
             chunk = (self._start + self._n_given) // self.chunk_frames
             key = f"{self._writer.array}/{self._plain.key(chunk)}"
             parts = self._plain.encode(images)
+            if len(self._staged) >= CHUNKS_IN_FLIGHT:
+                # A slow disk must not fill the memory. What went wrong there is raised by `commit`.
+                self._staged[-CHUNKS_IN_FLIGHT].exception()
             self._staged.append(self._thread.submit(self._objects.stage, key, *parts))
         self._n_given += len(images)
 
@@ -152,6 +163,8 @@ class BlockWriting:
         self._refuse([missing and f"{missing} of its {self.length} frames are missing"])
         if self._plain is None:
             return self._commit_by_zarr()
+        if self._shards is not None:
+            self._stage_shard(self._shards)
         staged = [future.result() for future in self._staged]
         self._staged = []
         self._thread.shutdown()
@@ -161,6 +174,7 @@ class BlockWriting:
         """Remove what was written, and begin anew."""
         futures, self._staged = self._staged, []
         self._collected = []
+        self._in_shard = []
         self._n_given = 0
         self._objects.discard(f.result() for f in futures if f.exception() is None)
 
@@ -179,6 +193,14 @@ class BlockWriting:
                 and f"images of {images.dtype} instead of {self._array.dtype}",
             ]
         )
+
+    def _stage_shard(self, shards: PlainShards) -> None:
+        """Write the block as one object: its chunks, and their index behind them."""
+        chunks, self._in_shard = self._in_shard, []
+        index = shards.index([sum(len(part) for part in parts) for parts in chunks])
+        key = f"{self._writer.array}/{shards.key(self._start)}"
+        parts = (*(part for parts in chunks for part in parts), index)
+        self._staged.append(self._thread.submit(self._objects.stage, key, *parts))
 
     def _commit_by_zarr(self) -> tuple[StoredObject, ...]:
         store = StagingStore.on(self._objects)
@@ -212,8 +234,16 @@ def _faults_of(writer: BlockWriter, array: zarr.Array[Any], start: int) -> list[
     ]
 
 
+class _Opened(NamedTuple):
+    """An array, and what codes its chunks or shards without Zarr, where that is possible."""
+
+    array: zarr.Array[Any]
+    plain: PlainChunks | None
+    shards: PlainShards | None
+
+
 @functools.lru_cache(maxsize=4)
-def _opened(path: str, name: str, stamp: str) -> tuple[zarr.Array[Any], PlainChunks | None]:  # noqa: ARG001
+def _opened(path: str, name: str, stamp: str) -> _Opened:  # noqa: ARG001
     """Open an array for its metadata; ``stamp`` makes sure that one that was replaced is too."""
     array = zarr.open_array(path, path=name, mode="r", zarr_format=3)
-    return array, plain_chunks(array)
+    return _Opened(array, plain_chunks(array), plain_shards(array))

@@ -92,7 +92,7 @@ class PlainChunks:
             rest = np.full((missing, *images.shape[1:]), self.array.fill_value, images.dtype)
             images = np.concatenate([images, rest])
         data = self.blosc.encode(np.ascontiguousarray(images))
-        return (data, _crc32c(data)) if self.checksum else (data,)
+        return (data, crc32c(data)) if self.checksum else (data,)
 
     def _decode(self, chunk: int, place: NDArray[Any]) -> None:
         data = _content(self.folder / self.key(chunk))
@@ -101,7 +101,7 @@ class PlainChunks:
             return
         if self.checksum:
             data, stored = data[:-_CHECKSUM_BYTES], bytes(data[-_CHECKSUM_BYTES:])
-            if (found := _crc32c(data)) != stored:
+            if (found := crc32c(data)) != stored:
                 raise ValueError(
                     f"the checksum of chunk {self.key(chunk)} is {found.hex()}, and {stored.hex()} "
                     "was stored with it"
@@ -118,18 +118,23 @@ class PlainChunks:
 
 def plain_chunks(array: zarr.Array[Any]) -> PlainChunks | None:
     """Return what codes an array's chunks; None where that is left to Zarr."""
+    return plain_chunks_of(array, getattr(array.metadata, "codecs", ()))
+
+
+def plain_chunks_of(array: zarr.Array[Any], codecs: tuple[Any, ...]) -> PlainChunks | None:
+    """Return what codes chunks under these codecs of format 3, or what format 2 has in place."""
     store, metadata = array.store, array.metadata
     if type(store) is not LocalStore or array.ndim < 2 or array.chunks[1:] != array.shape[1:]:
         return None
     dtype = np.dtype(array.dtype)
     if dtype.kind not in _KINDS or not dtype.isnative or array.fill_value is None:
         return None
-    coders = _coders_of_3(metadata, dtype) if metadata.zarr_format == 3 else _coders_of_2(metadata)
+    coders = _coders_of_3(codecs, dtype) if metadata.zarr_format == 3 else _coders_of_2(metadata)
     return coders and PlainChunks(array, store.root / array.path, *coders)
 
 
-def _coders_of_3(metadata: Any, dtype: np.dtype[Any]) -> tuple[Blosc, bool] | None:
-    match metadata.codecs:
+def _coders_of_3(codecs: tuple[Any, ...], dtype: np.dtype[Any]) -> tuple[Blosc, bool] | None:
+    match codecs:
         case (BytesCodec() as order, BloscCodec() as blosc):
             checksum = False
         case (BytesCodec() as order, BloscCodec() as blosc, Crc32cCodec()):
@@ -150,7 +155,8 @@ def _coders_of_2(metadata: Any) -> tuple[Blosc, bool] | None:
     return metadata.compressor, False
 
 
-def _crc32c(data: Any) -> bytes:
+def crc32c(data: Any) -> bytes:
+    """Checksum as it follows a chunk's bytes."""
     return int(google_crc32c.value(data)).to_bytes(_CHECKSUM_BYTES, "little")
 
 

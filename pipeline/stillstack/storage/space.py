@@ -11,7 +11,7 @@ from stillstack.errors import InputError
 
 def check_writable(path: str | Path) -> None:
     """Raise InputError where an output cannot be made."""
-    place = _nearest_folder(Path(path))
+    place = nearest_folder(path)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise InputError(
             f"{path} cannot be written: {place} is not a folder that you may write to.",
@@ -22,7 +22,7 @@ def check_writable(path: str | Path) -> None:
 
 def free_bytes(path: str | Path) -> int:
     """Bytes that are free where an output will be, as the file system says (no quotas)."""
-    return shutil.disk_usage(_nearest_folder(Path(path))).free
+    return shutil.disk_usage(nearest_folder(path)).free
 
 
 def check_space(path: str | Path, needed_bytes: int) -> None:
@@ -36,8 +36,9 @@ def check_space(path: str | Path, needed_bytes: int) -> None:
         )
 
 
-def _nearest_folder(path: Path) -> Path:
-    path = path.absolute()
+def nearest_folder(path: str | Path) -> Path:
+    """Folder that exists and that an output will lie in, however deep."""
+    path = Path(path).absolute()
     return next(place for place in (path, *path.parents) if place.exists())
 
 

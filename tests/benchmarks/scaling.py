@@ -1,0 +1,175 @@
+"""Cost of many blocks: ``python tests/benchmarks/scaling.py``.
+
+Runs of tiny frames, one in a block, so that next to nothing is left but what Dask, the ledger and
+the table cost: 1,000, 10,000 and 100,000 blocks (``--short``: the first two). CPU time is that of
+the coordinator, scheduler included, from the first block that came back to the last; the workers'
+is that of their whole lives. What the planner expects stands beside it. Answers are checked: frames
+come again and again, and each gets the same shift every time.
+
+``--workers N`` and ``--out FILE`` as one would think. Nothing is synced to the disk: how long that
+takes says nothing about the program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import gc
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIDE = 48
+DISTINCT = 20
+ALLOWED = 1.3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run."""
+
+    blocks: int
+    starting: float
+    wall: float
+    coordinator: float
+    workers: float
+    grown: int
+    objects: int
+
+
+def stack_file(folder: Path, n_frames: int) -> Path:
+    """File of distinct frames over and over."""
+    from stillstack.simulation import simulate_stack
+
+    stack = simulate_stack(DISTINCT, (SIDE, SIDE), seed=1, drift_px=2.0, planted=False)
+    frames = stack.read(0, DISTINCT)
+    path = folder / f"frames-{n_frames}.npy"
+    array = np.lib.format.open_memmap(path, "w+", frames.dtype, (n_frames, SIDE, SIDE))
+    for first in range(0, n_frames, DISTINCT):
+        piece = array[first : first + DISTINCT]
+        piece[...] = frames[: len(piece)]
+    array.flush()
+    return path
+
+
+def config_of(path: Path, output: Path, workers: int) -> Any:
+    """Config with one frame in a block."""
+    from stillstack.config import make_config
+
+    return make_config(
+        {
+            "input": {"path": str(path)},
+            "output": {"path": str(output), "block_frames": 1, "durable": False},
+            "reference": {"kind": "first"},
+            "registration": {"max_shift_px": 6, "gain": 1.0},
+            "cluster": {"workers": workers},
+        }
+    )
+
+
+def resident() -> int:
+    """Bytes of memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def measured(folder: Path, n_blocks: int, workers: int) -> Measured:
+    """Run so many blocks and see what they cost."""
+    from stillstack import run
+    from stillstack.execute import Progress
+
+    source = stack_file(folder, n_blocks)
+    output = folder / f"aligned-{n_blocks}.zarr"
+    marks: list[tuple[int, float, float, int]] = []
+
+    def note(progress: Progress) -> None:
+        if progress.blocks_done in (1, n_blocks):
+            now = (time.perf_counter(), time.process_time(), resident())
+            marks.append((progress.blocks_done, *now))
+
+    gc.collect()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    result = run(config_of(source, output, workers), progress=note)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    (_, first_wall, first_cpu, first_bytes), (_, last_wall, last_cpu, last_bytes) = marks
+    shifts = result["shift"].values
+    for first in range(0, n_blocks, DISTINCT):
+        piece = shifts[first : first + DISTINCT]
+        np.testing.assert_array_equal(piece, shifts[: len(piece)])
+    assert np.isfinite(shifts[:DISTINCT]).mean() > 0.9
+    objects = sum(1 for file in (output / "aligned").rglob("*") if file.is_file())
+    assert objects == n_blocks + 1, objects
+    return Measured(
+        blocks=n_blocks,
+        starting=first_wall - began,
+        wall=last_wall - first_wall,
+        coordinator=last_cpu - first_cpu,
+        workers=after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime,
+        grown=last_bytes - first_bytes,
+        objects=objects,
+    )
+
+
+def report(runs: list[Measured], workers: int, options: argparse.Namespace) -> str:
+    """Table in Markdown."""
+    from stillstack.forecast import COORDINATOR_SECONDS_PER_BLOCK
+
+    expected = 1e3 * COORDINATOR_SECONDS_PER_BLOCK
+    flags = (" --short" if options.short else "") + f" --workers {workers}"
+    packages = ("stillstack", "distributed", "dask", "numpy")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    per_block = [1e3 * run.coordinator / run.blocks for run in runs]
+    spread = max(per_block) / min(per_block)
+    rows = [
+        f"| {run.blocks:,} | {cpu:.2f} | {cpu / expected:.2f} | "
+        f"{1e3 * run.wall / run.blocks:.2f} | {1e3 * run.workers / run.blocks:.2f} | "
+        f"{run.grown / 2**20:.0f} MiB |"
+        for run, cpu in zip(runs, per_block, strict=True)
+    ]
+    lines = [
+        f"`python tests/benchmarks/scaling.py{flags}`, {dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, "
+        f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, "
+        f"Python {platform.python_version()}, {versions}. Frames of {SIDE}x{SIDE}, one in a block.",
+        "",
+        f"| blocks | coordinator's CPU, ms a block | over the planner's {expected:.1f} ms | "
+        "wall, ms a block | workers' CPU with starting, ms a block | coordinator grows by |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        f"The dearest over the cheapest: {spread:.2f}, and at most {ALLOWED} is wanted: "
+        f"{'reached' if spread <= ALLOWED else '**missed**'}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run, check, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    sizes = (1_000, 10_000) if options.short else (1_000, 10_000, 100_000)
+    with tempfile.TemporaryDirectory() as name:
+        measured(Path(name), 50, options.workers)  # kernels are compiled then
+        runs = []
+        for n_blocks in sizes:
+            runs.append(measured(Path(name), n_blocks, options.workers))
+            print(runs[-1], file=sys.stderr)
+    table = report(runs, options.workers, options)
+    sys.stdout.write(table)
+    if options.out:
+        options.out.write_text(table)
+
+
+if __name__ == "__main__":
+    main()
