@@ -24,7 +24,7 @@ from stillstack.flight import Flight, Limits
 from stillstack.interrupt import Interrupts
 from stillstack.layout import Stage
 from stillstack.model import is_good
-from stillstack.storage import Ledger, RunStore
+from stillstack.storage import AnyLedger, RunStore
 
 SET_ASIDE_NOTE: Final = "set_aside"
 """Name of the note in ``run/`` that says why frames were set aside."""
@@ -124,7 +124,7 @@ class _Execution:
     stage: Stage
     store: RunStore
     table: Rows
-    ledger: Ledger
+    ledger: AnyLedger
     interrupts: Interrupts
     progress: OnProgress | None
     limits: Limits

@@ -23,12 +23,14 @@ from stillstack.storage.identity import OutputState, inspect_output
 from stillstack.storage.ledger import BlockRecord, Ledger
 from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
+from stillstack.storage.places import AnyLedger
 from stillstack.storage.runstore import RunStore, open_run
 from stillstack.storage.space import check_space, check_writable, free_bytes
 from stillstack.storage.stack import StackStore, create_stack, open_block_store
 from stillstack.storage.template import RunTemplate
 
 __all__ = [
+    "AnyLedger",
     "BlockRecord",
     "BlockStore",
     "BlockWriter",

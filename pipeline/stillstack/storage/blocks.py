@@ -12,16 +12,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from stillstack.address import Address
 from stillstack.errors import RunFaultError
 from stillstack.storage.arrays import open_writable
 from stillstack.storage.chunks import PlainChunks, plain_chunks
-from stillstack.storage.objects import (
-    METADATA,
-    LocalObjects,
-    StagedObject,
-    StagingStore,
-    StoredObject,
-)
+from stillstack.storage.objects import METADATA, Objects, StagedObject, StoredObject
+from stillstack.storage.places import objects_at
+from stillstack.storage.staging import StagingStore
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class BlockWriter:
     Parameters
     ----------
     path
-        Folder of the group.
+        Folder or address of the group.
     array
         Name of the array.
     block_frames
@@ -40,7 +37,7 @@ class BlockWriter:
         Sync what is written before `write` returns.
     """
 
-    path: str
+    path: str | Address
     array: str
     block_frames: int
     durable: bool = True
@@ -48,7 +45,7 @@ class BlockWriter:
     def write(self, start: int, images: NDArray[Any]) -> tuple[StoredObject, ...]:
         """Write one block, and what was stored for it.
 
-        Each object appears under its name by rename, all after the last of them is complete.
+        Each object appears whole: in a folder by rename, all after the last of them is complete.
         Two processes that write the same block, as when a lost worker was not dead, do no harm.
 
         Parameters
@@ -78,7 +75,7 @@ class BlockWriter:
         RunFaultError
             No block starts there.
         """
-        objects = LocalObjects(self.path, durable=self.durable)
+        objects = objects_at(self.path, durable=self.durable)
         key = f"{self.array}/{METADATA}"
         return BlockWriting(
             self, start, objects, *_opened(self.path, self.array, objects.stamp(key))
@@ -89,7 +86,7 @@ class BlockWriting:
     """One block on its way to the disk; made by `BlockWriter.begin`.
 
     Images are compressed when they are given, and written and synced by a thread of its own
-    meanwhile. Nothing appears under its name before `commit`.
+    meanwhile, or sent by several. In a folder nothing appears under its name before `commit`.
 
     Attributes
     ----------
@@ -103,7 +100,7 @@ class BlockWriting:
         self,
         writer: BlockWriter,
         start: int,
-        objects: LocalObjects,
+        objects: Objects,
         array: zarr.Array[Any],
         plain: PlainChunks | None,
     ) -> None:
@@ -116,7 +113,7 @@ class BlockWriting:
         self._n_given = 0
         self._collected: list[NDArray[Any]] = []
         self._staged: list[Future[StagedObject]] = []
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(objects.n_writers)
         self.chunk_frames = self.length if plain is None else plain.chunk_frames
         self._refuse(_faults_of(writer, array, start))
 
@@ -213,7 +210,12 @@ def _faults_of(writer: BlockWriter, array: zarr.Array[Any], start: int) -> list[
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(path: str, name: str, stamp: str) -> tuple[zarr.Array[Any], PlainChunks | None]:  # noqa: ARG001
+def _opened(
+    path: str | Address,
+    name: str,
+    stamp: str,  # noqa: ARG001
+) -> tuple[zarr.Array[Any], PlainChunks | None]:
     """Open an array for its metadata; ``stamp`` makes sure that one that was replaced is too."""
-    array = zarr.open_array(path, path=name, mode="r", zarr_format=3)
+    store = objects_at(path).zarr_store()
+    array = zarr.open_array(store, path=name, mode="r", zarr_format=3)
     return array, plain_chunks(array)
