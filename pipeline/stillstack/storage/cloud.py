@@ -73,11 +73,12 @@ def client(address: Address, *, patient: bool = True) -> Client:
     InputError
         The place, or what the environment says of it, makes no sense to the library.
     """
-    return _client(address, patient, os.getpid())
+    # made anew in a process that was forked, and where credentials have changed
+    return _client(address, patient, os.getpid(), _environment())
 
 
 @functools.lru_cache(maxsize=16)
-def _client(address: Address, patient: bool, _process: int) -> Client:
+def _client(address: Address, patient: bool, _process: int, _environment: int) -> Client:
     try:
         from obstore.store import GCSStore, HTTPStore, S3Store
     except ImportError as error:
@@ -104,6 +105,12 @@ def _client(address: Address, patient: bool, _process: int) -> Client:
             return GCSStore(address.bucket, prefix=prefix, config=config, **common)  # type: ignore[arg-type]
         common["client_options"]["allow_http"] = address.scheme == "http"
         return HTTPStore(address.url, **common)
+
+
+def _environment() -> int:
+    """Hash of what the library reads from the environment, so that nothing secret is kept here."""
+    read = ("AWS_", "GOOGLE_")
+    return hash(tuple(sorted(item for item in os.environ.items() if item[0].startswith(read))))
 
 
 def _shared_credentials(options: dict[str, Any]) -> Any:
@@ -196,6 +203,18 @@ def listed_names(address: Address, prefix: str = "", *, patient: bool = True) ->
         found = again(lambda: obstore.list_with_delimiter(store, prefix=folder or None))
     paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
     return tuple(sorted(str(path).strip("/").rpartition("/")[2] for path in paths))
+
+
+@functools.lru_cache(maxsize=64)
+def may_list(address: Address) -> bool:
+    """Whether a place says what it holds: no web server does, and not every public bucket."""
+    if not address.is_writable:
+        return False
+    try:
+        listed_names(address)
+    except PermissionMissingError:
+        return False
+    return True
 
 
 def listed_sizes(address: Address, prefix: str = "") -> dict[str, int]:

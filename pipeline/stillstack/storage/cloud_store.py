@@ -12,7 +12,13 @@ from zarr.storage import ObjectStore
 
 from stillstack.address import Address
 from stillstack.errors import StillstackError
-from stillstack.storage.cloud import again_async, client, listed_names, listed_sizes
+from stillstack.storage.cloud import (
+    again_async,
+    client,
+    listed_names,
+    listed_sizes,
+    may_list,
+)
 from stillstack.storage.store_faults import PermissionMissingError, store_faults
 
 METADATA_NAMES: Final = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
@@ -87,8 +93,8 @@ class CloudStore(ObjectStore[Any]):
 
     @property
     def supports_listing(self) -> bool:
-        """Whether one can ask what there is: a web server does not say."""
-        return self.address.is_writable
+        """Whether one can ask what there is: a web server does not say, and a store may not."""
+        return may_list(self.address)
 
     async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
         """Names of what lies directly under a prefix."""

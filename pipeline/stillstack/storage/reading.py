@@ -197,16 +197,16 @@ def _foreign_files_are_fine() -> Iterator[None]:
 
 def _open_node(path: Where) -> zarr.Array[Any] | zarr.Group:
     store = CloudStore(path) if isinstance(path, Address) else path
-    # A consolidated list of contents is a snapshot, and may be an old one; but a web server has no
-    # other.
-    consolidated = None if isinstance(path, Address) and not path.is_writable else False
     with _foreign_files_are_fine():
         try:
             return zarr.open_array(store, mode="r")
         except (FileNotFoundError, zarr.errors.BaseZarrError):
             pass
+        # A consolidated list of contents is a snapshot, and may be an old one; but where one cannot
+        # ask what there is, there is no other.
+        listed = not isinstance(store, CloudStore) or store.supports_listing
         try:
-            return zarr.open_group(store, mode="r", use_consolidated=consolidated)
+            return zarr.open_group(store, mode="r", use_consolidated=False if listed else None)
         except (FileNotFoundError, zarr.errors.BaseZarrError):
             if isinstance(store, CloudStore):
                 raise store.denied or _no_zarr(path) from None

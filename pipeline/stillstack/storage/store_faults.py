@@ -39,8 +39,8 @@ class _Meaning:
 
 _MEANINGS: Final = (
     _Meaning(
-        # servers that are asked for credentials when there are none elsewhere
-        re.compile(r"169\.254\.169\.254|metadata\.google\.internal"),
+        # of the servers that are asked for credentials when there are none elsewhere
+        re.compile("latest/api/token|latest/meta-data|computeMetadata"),
         AccessError,
         "there are no credentials for it",
         _NOTHING,
