@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import random
 import re
 import socket
 import subprocess
@@ -17,6 +18,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
+from stillstack.address import Address, located
+
+KEY_ID: Final = "AKIALOOPBACKTEST"
+SECRET: Final = "loopback-secret-that-must-not-appear"  # noqa: S105  # of no use elsewhere
 PASSED_ON: Final = ("date", "server", "connection", "transfer-encoding", "content-length")
 SLOW_DOWN: Final = (
     503,
@@ -161,6 +166,35 @@ class Front:
             handler.wfile.write(body[: len(body) // 2] if cut else body)
         if cut:
             self._hang_up(handler)
+
+
+@dataclass
+class Bucket:
+    """A bucket of the test's own, behind a front of its own."""
+
+    name: str
+    front: Front
+
+    def place(self, key: str) -> Address:
+        found = located(f"s3://{self.name}/{key}", self.options)
+        assert isinstance(found, Address)
+        return found
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"endpoint": self.front.endpoint, "region": "us-east-1"}
+
+
+def sometimes(share: float, seed: int = 0) -> Callable[[Request], Fault | None]:
+    """Faults of every kind, in this share of the requests; the same ones in each run."""
+    chance = random.Random(seed)  # noqa: S311
+    kinds: list[Fault] = [SLOW_DOWN, "drop", "lose", "cut", 0.2]
+
+    def fault(request: Request) -> Fault | None:
+        kind = chance.choice(kinds)
+        return kind if chance.random() < share else None
+
+    return fault
 
 
 @contextlib.contextmanager

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
-import random
-import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +17,18 @@ import obstore
 import pytest
 import xarray as xr
 import zarr
-from object_servers import DENIED, SLOW_DOWN, Fault, Front, Request, make_bucket, moto_server
 
+from object_servers import (
+    DENIED,
+    KEY_ID,
+    SECRET,
+    SLOW_DOWN,
+    Bucket,
+    Fault,
+    Front,
+    Request,
+    sometimes,
+)
 from stillstack import open_stack
 from stillstack.address import Address, located
 from stillstack.config import load_config, make_config, result_settings
@@ -46,51 +51,11 @@ from stillstack.storage.objects import LocalObjects, Objects
 from stillstack.storage.remote import RemoteObjects
 from stillstack.storage.remote_ledger import RemoteLedger
 
-KEY_ID = "AKIALOOPBACKTEST"
-SECRET = "loopback-secret-that-must-not-appear"
 SHAPE = (12, 16)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with moto_server() as address:
-        yield address
-
-
-@dataclass
-class Bucket:
-    """A bucket of the test's own, behind a front of its own."""
-
-    name: str
-    front: Front
-
-    def place(self, key: str) -> Address:
-        found = located(f"s3://{self.name}/{key}", self.options)
-        assert isinstance(found, Address)
-        return found
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"endpoint": self.front.endpoint, "region": "us-east-1"}
-
-
-@pytest.fixture
-def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-
-
-@pytest.fixture
-def bucket(server: str, credentials: None) -> Iterator[Bucket]:
-    name = f"bucket-{uuid.uuid4().hex}"
-    make_bucket(server, name)
-    front = Front(server)
-    yield Bucket(name, front)
-    front.close()
+BAD_KEY = (
+    "<Error><Code>InvalidAccessKeyId</Code>"
+    f"<AWSAccessKeyId>{KEY_ID}</AWSAccessKeyId><Message>{SECRET}</Message></Error>"
+)
 
 
 @pytest.fixture(params=["folder", "store"])
@@ -141,19 +106,6 @@ def write_run(place: Address | Path) -> RunStore:
         store.write_table(store.fold_table("align"))
         store.finish()
         return store
-
-
-def sometimes(share: float, seed: int = 0) -> Any:
-    """Faults of every kind, in this share of the requests; the same ones in each run."""
-    chance = random.Random(seed)
-    kinds: list[Fault] = [SLOW_DOWN, "drop", "lose", "cut", 0.2]
-
-    def fault(request: Request) -> Fault | None:
-        kind = chance.choice(kinds)
-        # an answer of a PUT that is cut has nothing to lose: there is nothing in it
-        return kind if chance.random() < share else None
-
-    return fault
 
 
 # The seam
@@ -402,12 +354,13 @@ def test_a_lock_from_another_machine_is_free_when_it_is_not_kept_alive(
         # The one that was asleep wakes up: nothing that it still writes gets through.
         monkeypatch.setattr(lease, "_SURE_SECONDS", 0.0)
         before = RemoteObjects(place).keys()
-        for write in (
+        writes: list[Callable[[], Any]] = [
             lambda: store.write_note("late", 1),
             lambda: store.write_table(empty_table(10, Status(0))),
             lambda: store.ledger("align").append(record(0)),
             store.finish,
-        ):
+        ]
+        for write in writes:
             with pytest.raises(RunFaultError, match="another process has taken it over"):
                 write()
         assert RemoteObjects(place).keys() == before
@@ -517,11 +470,7 @@ def test_a_bucket_that_is_not_there_is_named(bucket: Bucket) -> None:
     [
         (DENIED, "permission is denied (AccessDenied)", "Ask for permission to list"),
         (
-            (
-                403,
-                f"<Error><Code>InvalidAccessKeyId</Code><AWSAccessKeyId>{KEY_ID}</AWSAccessKeyId>"
-                "</Error>",
-            ),
+            (403, BAD_KEY),
             "does not accept the credentials (InvalidAccessKeyId)",
             "Correct the credentials",
         ),
@@ -544,9 +493,7 @@ def test_an_endpoint_where_nothing_answers_is_named(bucket: Bucket) -> None:
     assert "nothing answers at http://127.0.0.1:9" in text
 
 
-def test_missing_credentials_are_asked_for(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_credentials_are_asked_for(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
