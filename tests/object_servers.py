@@ -42,7 +42,7 @@ class Request:
 
 Fault = str | tuple[int, str] | float
 """``"drop"`` before the request is passed on, ``"lose"`` the answer after it, ``"cut"`` the answer
-in half, an answer to give instead, or a delay in seconds."""
+in half, ``"blind"`` to conditions, an answer to give instead, or a delay in seconds."""
 
 
 @dataclass
@@ -112,6 +112,8 @@ class Front:
         if isinstance(fault, tuple):
             self._answer(handler, fault[0], {"Content-Type": "application/xml"}, fault[1].encode())
             return
+        if fault == "blind":
+            del handler.headers["If-None-Match"]
         status, headers, answer = self._passed_on(handler, body, conditional)
         if request.method == "PUT" and status == 200:
             with self._counting:

@@ -31,7 +31,7 @@ from object_servers import (
 )
 from stillstack import open_stack
 from stillstack.address import Address, located
-from stillstack.config import load_config, make_config, result_settings
+from stillstack.config import config_digest, load_config, make_config, result_settings
 from stillstack.errors import AccessError, InputError, MissingExtraError, RunFaultError
 from stillstack.model import Status, empty_table
 from stillstack.plan import plan
@@ -388,6 +388,23 @@ def test_a_lock_is_kept_alive_also_where_answers_are_lost(
     assert RemoteObjects(place).keys() == ()
 
 
+def test_a_store_that_would_let_two_have_the_lock_is_refused(bucket: Bucket) -> None:
+    bucket.front.fault = lambda request: "blind" if request.conditional else None
+    with pytest.raises(InputError, match="were to be written only if there are none"):
+        lock_run(bucket.place("out.zarr"))
+    assert RemoteObjects(bucket.place("out.zarr")).keys() == ()
+
+
+def test_what_is_left_of_looking_at_the_clock_is_removed(bucket: Bucket) -> None:
+    objects = RemoteObjects(bucket.place("out.zarr"))
+    objects.put("run/clock-1", b"now")
+    write_run(objects.address)
+    objects.put("run/clock-2", b"now")
+    with lock_run(objects.address) as lock:
+        RunStore.resume(lock)
+    assert set(objects.names("run")) == {"ledger-align", "zarr.json"}
+
+
 def test_a_place_with_something_else_in_it_is_refused(bucket: Bucket) -> None:
     RemoteObjects(bucket.place("out.zarr")).put("letters.txt", b"dear")
     with pytest.raises(InputError, match="exists and was not made by stillstack"):
@@ -437,6 +454,8 @@ def test_how_a_place_is_reached_is_no_part_of_what_a_run_is(tmp_path: Path) -> N
     assert config.output.place == Address(
         "s3://bucket/out.zarr", (("endpoint", "http://127.0.0.1:9"),)
     )
+    plain = make_config({"input": {"path": "s3://bucket/in.zarr"}, "output": {"path": "/out"}})
+    assert config_digest(config) == config_digest(plain)
     settings = result_settings(config)
     assert settings["input"] == {"path": "s3://bucket/in.zarr", "variable": None, "pattern": None}
     assert "options" not in settings["output"]

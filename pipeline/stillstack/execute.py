@@ -153,7 +153,7 @@ class _Execution:
         except BaseException as error:
             self.flight.drop_all()
             # the table follows from the ledger; a disk that is full must not hide why
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StillstackError):
                 self.store.write_table(self.table)
             # what the network says has no number, what the disk says has
             if isinstance(error, OSError) and error.errno is None:

@@ -17,7 +17,7 @@ from dask.base import compute
 from stillstack.address import portable
 from stillstack.blockwork import Job, Rows
 from stillstack.config import config_digest, result_settings
-from stillstack.errors import RunFaultError
+from stillstack.errors import RunFaultError, StillstackError
 from stillstack.execute import OnProgress, Progress
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
 from stillstack.layout import Stage
@@ -122,7 +122,7 @@ def attempt_noted(store: RunStore) -> Iterator[None]:
     finally:
         attempt["ended"] = time.time()
         # the reason for a failure must not be hidden by a full disk
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StillstackError):
             store.write_note(ATTEMPTS_NOTE, [*attempts, attempt])
 
 

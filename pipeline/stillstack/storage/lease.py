@@ -23,6 +23,7 @@ from stillstack.address import Address
 from stillstack.errors import InputError, RunFaultError, StillstackError
 from stillstack.storage.cloud import again, client
 from stillstack.storage.objects import RUN_FOLDER
+from stillstack.storage.remote import PROBE
 from stillstack.storage.store_faults import store_faults
 
 KEY: Final = f"{RUN_FOLDER}/lock.json"
@@ -107,7 +108,7 @@ def take_lease(address: Address) -> Lease:
     Raises
     ------
     InputError
-        A run that lives holds it.
+        A run that lives holds it, or the store would let two have it.
     """
     holder = {**_this_process(), "since": time.time(), "token": uuid.uuid4().hex}
     version = _create(address, _content(holder))
@@ -118,6 +119,14 @@ def take_lease(address: Address) -> Lease:
         version = _take_over(address, e_tag, _content(holder))
     if version is None:
         raise _refusal(address, read_lock(address)[0])
+    if _create(address, b"{}") is not None:
+        _remove(address)
+        raise InputError(
+            f"The store of {address} writes objects that were to be written only if there are none "
+            "(If-None-Match).",
+            consequence="Two runs on one output could overwrite each other: nothing was started.",
+            cure="Update the store's server, or choose an output elsewhere.",
+        )
     return Lease(address, version, holder)
 
 
@@ -143,7 +152,7 @@ def _look_at(address: Address) -> tuple[dict[str, Any], str | None, float]:
     import obstore
 
     found, e_tag = read_lock(address)
-    probe = f"{RUN_FOLDER}/clock-{uuid.uuid4().hex}"
+    probe = f"{RUN_FOLDER}/{PROBE}{uuid.uuid4().hex}"
     store = client(address)
     try:
         with store_faults(address, "be written"):

@@ -10,7 +10,13 @@ from typing import Any, Final
 from stillstack.address import Address
 from stillstack.storage.cloud import again, client, listed, listed_names, listed_sizes
 from stillstack.storage.cloud_store import CloudStore
-from stillstack.storage.objects import METADATA, StagedObject, StoredObject, checksum_of
+from stillstack.storage.objects import (
+    METADATA,
+    RUN_FOLDER,
+    StagedObject,
+    StoredObject,
+    checksum_of,
+)
 from stillstack.storage.store_faults import store_faults
 
 _WRITERS: Final = 8
@@ -18,6 +24,8 @@ _WRITERS: Final = 8
 _ONE_PUT_BYTES: Final = 16 * 2**20
 _PART_BYTES: Final = 8 * 2**20
 _KEYS_TO_ASK_FOR: Final = 64
+PROBE: Final = "clock-"
+"""What the names of objects begin with that are made to learn the store's time."""
 
 
 class RemoteObjects:
@@ -167,18 +175,22 @@ class RemoteObjects:
 
     def remove(self, prefix: str) -> None:
         """Remove all objects under a prefix."""
+        self._delete(list(listed_sizes(self.address, prefix)))
+
+    def _delete(self, found: list[str]) -> None:
         import obstore
 
         self._assure()
-        found = list(listed_sizes(self.address, prefix))
         with store_faults(self.address, "be cleared"):
             for first in range(0, len(found), 500):
                 delete = partial(obstore.delete, client(self.address), found[first : first + 500])
                 again(delete)
 
     def sweep(self) -> int:
-        """Do nothing: an object that was not sent whole has left nothing to see."""
-        return 0
+        """Remove what killed processes left of looking at the clock; what they sent is whole."""
+        left = [f"{RUN_FOLDER}/{n}" for n in self.names(RUN_FOLDER) if n.startswith(PROBE)]
+        self._delete(left)
+        return len(left)
 
     def _send(self, key: str, data: bytes) -> None:
         import obstore
