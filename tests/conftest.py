@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import dask
 import numpy as np
 import pytest
 
+from object_servers import KEY_ID, SECRET, Bucket, Front, make_bucket, moto_server
 from stillstack.simulation import SimulatedStack, beam_block_figure, simulate_stack
 
 ENGINES = ("synchronous", "threads", "distributed")
@@ -92,3 +94,34 @@ def small_config(small_stack: SimulatedStack, small_stack_file: Path, tmp_path: 
         "registration": {"max_shift_px": 16},
         "cluster": {"workers": 1},
     }
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[str]:
+    """Host and port of an S3 server on loopback."""
+    with moto_server() as address:
+        yield address
+
+
+@contextlib.contextmanager
+def store_environment(folder: Path) -> Iterator[None]:
+    """Credentials of the loopback server in the environment, and no others."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "none"))
+        patch.setenv("AWS_CONFIG_FILE", str(folder / "none"))
+        patch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        yield
+
+
+@pytest.fixture
+def bucket(object_server: str, tmp_path: Path) -> Iterator[Bucket]:
+    """A bucket of the test's own; the environment has credentials for it."""
+    with store_environment(tmp_path):
+        name = f"bucket-{uuid.uuid4().hex}"
+        make_bucket(object_server, name)
+        front = Front(object_server)
+        yield Bucket(name, front)
+        front.close()

@@ -138,6 +138,7 @@ def test_every_setting_is_known_to_change_the_digest_or_not() -> None:
     said |= {f"cluster.{name}" for name in elsewhere}  # by way of 'cluster'
     said |= {"reference.index", "reference.path", "output.shards"}  # their own tests, below
     said |= {"valid.frames.allow_small"}
+    said |= {"input.options", "output.options"}  # of addresses: test_object_stores
     settings = make_config(LEAST).model_dump()
     settings["valid"] = {
         f"frames.{key}": value for key, value in settings["valid"]["frames"].items()

@@ -718,7 +718,7 @@ def test_space_is_compared_with_what_is_needed(tmp_path: Path) -> None:
     check_space(path, 1)
     with pytest.raises(InputError, match=r"may need 1e\+03 TB.* are free there"):
         check_space(path, 10**15)
-    assert free_bytes(path) > 0
+    assert (free_bytes(path) or 0) > 0
     assert not path.parent.exists()
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from distributed import WorkerPlugin
 from numpy.typing import NDArray
 
-from stillstack.errors import RunFaultError, StillstackError, disk_fault
+from stillstack.address import Address
+from stillstack.errors import AccessError, RunFaultError, StillstackError, disk_fault
 from stillstack.frameblock import Resampling, align_block, register_block
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.layout import Stage
@@ -61,7 +62,7 @@ class Job:
 
     digest: str
     source: Source
-    store_path: str
+    store_path: str | Address
     reference_digest: str
     writer: BlockWriter | None
     aligned_dtype: str | None
@@ -117,6 +118,7 @@ class JobPlugin(WorkerPlugin):
         _JOBS.pop(self.job.digest, None)
 
 
+_NOT_THE_FRAMES_FAULT: Final = (MemoryError, RunFaultError, AccessError)
 _LOG: Final = logging.getLogger(__name__)
 _JOBS: Final[dict[str, Job]] = {}
 _REFERENCES: Final[dict[str, Reference]] = {}
@@ -219,7 +221,7 @@ def _whole_or_single(
     """Rows of a block, frame by frame where it does not work as a whole; images are written."""
     if not block.set_aside:
         # whatever a block fails of, its frames are tried one by one
-        with _suppressed_but_memory():
+        with _suppressed_but_faults():
             return _computed(job, stage, block, reference, writing), {}
     rows, images, reasons = _frame_by_frame(job, stage, block, reference)
     if writing is not None:
@@ -230,11 +232,11 @@ def _whole_or_single(
 
 
 @contextlib.contextmanager
-def _suppressed_but_memory() -> Iterator[None]:
-    """Suppress what goes wrong with frames; a lack of memory is not the frames' fault."""
+def _suppressed_but_faults() -> Iterator[None]:
+    """Suppress what goes wrong with frames; a lack of memory, or of a store, is not their fault."""
     try:
         yield
-    except MemoryError:
+    except _NOT_THE_FRAMES_FAULT:
         raise
     except Exception:  # noqa: BLE001  # each frame says why, when it is tried alone
         _LOG.debug("a block is tried frame by frame", exc_info=True)
@@ -255,7 +257,7 @@ def _frame_by_frame(
         image = images[place : place + 1] if stage.applies else None
         try:
             rows[place] = _computed(job, stage, alone, reference, image)[0]
-        except MemoryError:
+        except _NOT_THE_FRAMES_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # the frame is set aside, with the reason
             reasons[number] = _reason(error)

@@ -108,7 +108,9 @@ def demo(
 )
 @guarded
 def simulate(
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="Zarr stack to write.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DST", help="Zarr stack to write: a folder or an address.")
+    ],
     *,
     frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 240,
     shape: Annotated[str, typer.Option(help="Rows x columns, px.")] = "512x512",
@@ -130,6 +132,7 @@ def simulate(
     unless there is one already.
     """
     del debug
+    from stillstack.address import located
     from stillstack.ingest import StackOptions, simulated_config, write_simulation
     from stillstack.simulation import simulate_stack
     from stillstack.terminal import Display
@@ -147,18 +150,26 @@ def simulate(
     options = StackOptions(chunk_frames or "auto", codec)
     with Display("simulate") as display:
         written = write_simulation(stack, destination, options, on_frames=display.frames)
-    config = destination.with_name(f"{destination.name.removesuffix('.zarr')}.yaml")
+    place = located(destination)
+    # beside the stack; for one in an object store in the current folder
+    folder = place.parent if isinstance(place, Path) else Path()
+    config = folder / f"{place.name.removesuffix('.zarr')}.yaml"
     if not config.exists():
+        frames_path = place.name if isinstance(place, Path) else destination
         aligned = f"{config.stem}-aligned.zarr"
-        config.write_text(simulated_config(stack, destination.name, aligned), encoding="utf-8")
+        config.write_text(simulated_config(stack, frames_path, aligned), encoding="utf-8")
     _show_written(written, config)
 
 
 @app.command(epilog="Example: **stillstack ingest '/data/run7/*.tif' run7.zarr**")
 @guarded
 def ingest(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="File, folder or 'pattern*.tif'.")],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="Zarr stack to write.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="File, folder, 'pattern*.tif' or Zarr address.")
+    ],
+    destination: Annotated[
+        str, typer.Argument(metavar="DST", help="Zarr stack to write: a folder or an address.")
+    ],
     *,
     variable: Annotated[
         str | None, typer.Option(help="Array inside a Zarr group or an HDF5 file.")
@@ -333,7 +344,7 @@ def run(
     if with_report:
         say("Writing the report.")
         try:
-            page = write_report(loaded.output.path)
+            page = write_report(loaded.output.place)
         except StillstackError as error:  # the run itself is good
             show_error(error)
     if json:
@@ -349,7 +360,7 @@ def run(
 @app.command(epilog="Example: **stillstack verify run7.zarr**, then run again what it found")
 @guarded
 def verify(
-    path: Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a stack from ingest.")],
+    path: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a stack from ingest.")],
     *,
     keep: Annotated[
         bool, typer.Option("--keep", help="Only look: damaged blocks still count as done.")
@@ -381,10 +392,14 @@ def verify(
 @app.command(epilog="Example: **stillstack report run7.zarr --open**")
 @guarded
 def report(
-    run_path: Annotated[Path, typer.Argument(metavar="RUN", help="What stillstack run wrote.")],
+    run_path: Annotated[str, typer.Argument(metavar="RUN", help="What stillstack run wrote.")],
     *,
     out: Annotated[
-        Path | None, typer.Option(help="File to write. Default: beside the run, RUN.html.")
+        Path | None,
+        typer.Option(
+            help="File to write. Default: beside the run, RUN.html; in the current folder for a "
+            "run in an object store."
+        ),
     ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     debug: Debug = False,

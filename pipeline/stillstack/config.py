@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from stillstack.address import Location, is_address, located, place_fault
 from stillstack.cluster_config import ClusterConfig
 from stillstack.section import Section
 from stillstack.settings_file import SettingsFile, parse_override, read_settings, validated
@@ -60,12 +61,34 @@ class InputConfig(Section):
         None,
         description="What the file names say, as coordinates: 'scan{scan:d}_delay{delay:f}.tif'.",
     )
+    options: dict[str, str | bool] = Field(
+        default_factory=dict,
+        description="How an address (s3://bucket/stack.zarr) is reached: endpoint, region, "
+        "profile, anonymous, requester_pays, virtual_hosted. Never credentials.",
+    )
+
+    @model_validator(mode="after")
+    def _sound_place(self) -> InputConfig:
+        _check_place(self.path.partition("::")[0], self.options)
+        return self
+
+    def __hash__(self) -> int:
+        """Hash of a value whose options are a mapping."""
+        return hash(self.model_dump_json())
 
 
 class OutputConfig(Section):
     """What is written, and how."""
 
-    path: str = Field(min_length=1, description="Zarr group to write. Relative to this file.")
+    path: str = Field(
+        min_length=1,
+        description="Zarr group to write: a folder, or an address such as s3://bucket/out.zarr. "
+        "Relative to this file.",
+    )
+    options: dict[str, str | bool] = Field(
+        default_factory=dict,
+        description="How an address is reached, as in the section input. Never credentials.",
+    )
     aligned: bool = Field(True, description="Write aligned frames; false: only the table.")
     codec: Literal["zstd", "lz4"] = Field(
         "zstd", description="Compression: zstd is smaller, lz4 faster."
@@ -95,6 +118,26 @@ class OutputConfig(Section):
             message = f"block_frames ({block}) should be a multiple of chunk_frames ({chunk})"
             raise ValueError(message)
         return self
+
+    @model_validator(mode="after")
+    def _sound_place(self) -> OutputConfig:
+        _check_place(self.path, self.options)
+        return self
+
+    def __hash__(self) -> int:
+        """Hash of a value whose options are a mapping."""
+        return hash(self.model_dump_json())
+
+    @property
+    def place(self) -> Location:
+        """Where it is written."""
+        return located(self.path, self.options)
+
+
+def _check_place(path: str, options: Mapping[str, Any]) -> None:
+    fault = place_fault(path, options)
+    if fault:
+        raise ValueError(fault)
 
 
 class Figure(Section):
@@ -355,15 +398,16 @@ def to_yaml(config: RunConfig) -> str:
 def result_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that change what is stored: what the digest is made of.
 
-    Left out are the cluster, where the output lies, how durably it is written, and how many frames
-    one task takes: none of them changes a stored byte. Where a task's frames may be one object,
-    their number does.
+    Left out are the cluster, where the output lies, how addresses are reached, how durably it is
+    written, and how many frames one task takes: none of them changes a stored byte. Where a task's
+    frames may be one object, their number does.
     """
     settings: dict[str, Any] = config.model_dump(mode="json")
     del settings["cluster"]
     sharded = config.output.shards is not False
-    for key in ("path", "durable", *(() if sharded else ("block_frames", "shards"))):
+    for key in ("path", "options", "durable", *(() if sharded else ("block_frames", "shards"))):
         del settings["output"][key]
+    del settings["input"]["options"]
     if settings["valid"]["reference"] is None:
         settings["valid"]["reference"] = settings["valid"]["frames"]
     return settings
@@ -413,7 +457,7 @@ def _make_absolute(raw: dict[str, Any], folder: Path) -> None:
 
 
 def _absolute(path: str, folder: Path) -> str:
-    if "://" in path:
+    if is_address(path):
         return path
     joined = folder / Path(path).expanduser()
     # ".." is folded by text, so that patterns and files yet to be written can be named.

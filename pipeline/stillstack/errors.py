@@ -44,6 +44,10 @@ class InputError(StillstackError):
     exit_code = 2
 
 
+class AccessError(InputError):
+    """A store does not let one in: no credentials, no permission, no bucket (exit code 2)."""
+
+
 class UnreadableFrameError(StillstackError):
     """One frame of a source cannot be read: the frame is set aside, the run goes on."""
 

@@ -25,7 +25,7 @@ from stillstack.flight import Flight, Limits
 from stillstack.interrupt import Interrupts
 from stillstack.layout import Stage
 from stillstack.model import Status, is_good
-from stillstack.storage import Ledger, RunStore
+from stillstack.storage import AnyLedger, RunStore
 
 SET_ASIDE_NOTE: Final = "set_aside"
 """Name of the note in ``run/`` that says why frames were set aside."""
@@ -144,7 +144,7 @@ class _Execution:
     stage: Stage
     store: RunStore
     table: Rows
-    ledger: Ledger
+    ledger: AnyLedger
     interrupts: Interrupts
     progress: OnProgress | None
     limits: Limits
@@ -178,7 +178,7 @@ class _Execution:
         except BaseException as error:
             self.flight.drop_all()
             # the table follows from the ledger; a disk that is full must not hide why
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StillstackError):
                 self.store.write_table(self.table)
             # what the network says has no number, what the disk says has
             if isinstance(error, OSError) and error.errno is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import yaml
 
+from stillstack.address import Location
 from stillstack.simulation import SimulatedStack, beam_block_figure
 from stillstack.sources import Source
 from stillstack.stack_writer import OnFrames, StackOptions, Written, write_stack
@@ -20,7 +20,7 @@ BLOCK_MARGIN_PX: Final = 2.0
 
 def ingest(
     source: Source,
-    destination: str | Path,
+    destination: str | Location,
     options: StackOptions | None = None,
     *,
     on_frames: OnFrames | None = None,
@@ -64,7 +64,7 @@ def ingest(
 
 def write_simulation(
     stack: SimulatedStack,
-    destination: str | Path,
+    destination: str | Location,
     options: StackOptions | None = None,
     *,
     on_frames: OnFrames | None = None,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stillstack.address import is_address
 from stillstack.config import RunConfig, ValidConfig
 from stillstack.errors import InputError
 from stillstack.findings import Findings
@@ -123,7 +124,9 @@ def fingerprint_of(config: RunConfig, source: Source) -> str:
     images = [section.image for section in sections if section is not None]
     digest = hashlib.sha256(source.fingerprint().encode())
     for path in (*images, config.reference.path):
-        if path is not None and Path(path).is_file():
+        if path is not None and is_address(path):
+            digest.update(image_of(path).tobytes())
+        elif path is not None and Path(path).is_file():
             digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
     return digest.hexdigest()[:16]
 

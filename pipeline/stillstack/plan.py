@@ -42,7 +42,7 @@ class Plan:
     workers
         Worker processes; 0 where a running cluster has its own.
     output_bytes, free_bytes
-        Upper bound of what is written, and what is free there.
+        Upper bound of what is written, and what is free there; None for an object store.
     gain, read_noise
         Of the detector, counts per detected event and counts rms.
     output_state
@@ -61,7 +61,7 @@ class Plan:
     memory: Memory
     workers: int
     output_bytes: int
-    free_bytes: int
+    free_bytes: int | None
     gain: float
     read_noise: float
     output_state: str
@@ -152,10 +152,14 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
         If the input cannot be opened at all, together with what else was found by then.
     """
     found = Findings()
-    found.check(lambda: storage.check_writable(config.output.path))
+    place = config.output.place
+    found.check(lambda: storage.check_writable(place))
     source = found.need(
         lambda: open_source(
-            config.input.path, variable=config.input.variable, pattern=config.input.pattern
+            config.input.path,
+            variable=config.input.variable,
+            pattern=config.input.pattern,
+            options=config.input.options,
         )
     )
     found.check(lambda: inspection.check_frames(config, source))
@@ -234,13 +238,15 @@ def _stored_layout(config: RunConfig, state: str) -> dict[str, Any] | None:
     return None if state == "new" else storage.RunStore.view(config.output.path).layout
 
 
-def _disk(config: RunConfig, layout: Layout, found: Findings) -> tuple[int, int]:
+def _disk(config: RunConfig, layout: Layout, found: Findings) -> tuple[int, int | None]:
     """Upper bound of what is written, and what is free there."""
     images = layout.n_frames * (layout.aligned_bytes + _TABLE_BYTES_PER_FRAME)
     output_bytes = images + 6 * layout.pixels + _STORE_BYTES
-    path = config.output.path
+    path = config.output.place
+    if not isinstance(path, Path):
+        return output_bytes, None  # a store tells no end
     free = found.check(lambda: storage.free_bytes(path)) or 0
-    missing = output_bytes - _written_bytes(Path(path))
+    missing = output_bytes - _written_bytes(path)
     if free < missing * _BEST_COMPRESSION:
         found.error(
             f"{path} may need {format_bytes(missing)} more, and {format_bytes(free)} are free.",
@@ -266,7 +272,7 @@ def _written_bytes(path: Path) -> int:
 
 def _output_state(config: RunConfig, fingerprint: str) -> str:
     return storage.inspect_output(
-        config.output.path,
+        config.output.place,
         config_digest=config_digest(config),
         source_fingerprint=fingerprint,
         config=result_settings(config),

@@ -14,9 +14,10 @@ from typing import Final
 
 from dask.base import compute
 
+from stillstack.address import portable
 from stillstack.blockwork import Job, Rows
 from stillstack.config import config_digest, result_settings
-from stillstack.errors import RunFaultError
+from stillstack.errors import RunFaultError, StillstackError
 from stillstack.execute import OnProgress, Progress
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
 from stillstack.layout import Stage
@@ -28,6 +29,9 @@ from stillstack.storage import RunLock, RunStore, RunTemplate
 
 ATTEMPTS_NOTE: Final = "attempts"
 """Name of the note in ``run/`` that says when and where the run was worked on."""
+
+INPUT_OPTIONS_NOTE: Final = "input_options"
+"""Name of the note in ``run/`` that says how the address of the input is reached."""
 
 _PACKAGES: Final = (
     "stillstack",
@@ -48,7 +52,11 @@ def opened_store(plan: Plan, lock: RunLock, progress: OnProgress | None) -> RunS
         return RunStore.resume(lock, durable=durable)
     if progress is not None:
         progress(Progress("reference", 0, plan.layout.n_frames))
-    return RunStore.create(lock, _template(plan), durable=durable)
+    store = RunStore.create(lock, _template(plan), durable=durable)
+    if plan.config.input.options:
+        # beside the result: the report looks at the raw frames again
+        store.write_note(INPUT_OPTIONS_NOTE, plan.config.input.options)
+    return store
 
 
 def is_done(store: RunStore, plan: Plan) -> bool:
@@ -67,7 +75,7 @@ def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
     return Job(
         digest=f"{attributes['config_digest']}-{attributes['source_fingerprint']}-{stage.name}",
         source=plan.source,
-        store_path=str(store.path.absolute()),
+        store_path=portable(store.path),
         reference_digest=attributes["reference_digest"],
         writer=store.writer() if stage.applies else None,
         aligned_dtype=layout["aligned_dtype"],
@@ -114,7 +122,7 @@ def attempt_noted(store: RunStore) -> Iterator[None]:
     finally:
         attempt["ended"] = time.time()
         # the reason for a failure must not be hidden by a full disk
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, StillstackError):
             store.write_note(ATTEMPTS_NOTE, [*attempts, attempt])
 
 

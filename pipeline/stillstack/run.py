@@ -62,7 +62,7 @@ def run(
     with Interrupts() as interrupts:
         plan = _plan_of(config).refuse()
         try:
-            with lock_run(plan.config.output.path) as lock:
+            with lock_run(plan.config.output.place) as lock:
                 store = opened_store(plan, lock, progress)
                 if not is_done(store, plan):
                     with attempt_noted(store):
@@ -71,7 +71,7 @@ def run(
                         store.finish()
         except OSError as error:
             raise disk_fault(error, plan.config.output.path) from error
-    return open_run(plan.config.output.path)
+    return open_run(plan.config.output.place)
 
 
 def _execute(

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stillstack.address import Location, located
 from stillstack.errors import UnreadableFrameError
 from stillstack.interrupt import Interrupts
 from stillstack.storage import (
@@ -102,7 +102,7 @@ class Written:
         Frames that an earlier attempt had written.
     """
 
-    path: Path
+    path: Location
     shape: tuple[int, int, int]
     dtype: str
     chunk_frames: int
@@ -113,7 +113,7 @@ class Written:
 
 def write_stack(
     frames: Frames,
-    destination: str | Path,
+    destination: str | Location,
     shape: tuple[int, int, int],
     dtype: np.dtype[Any],
     *,
@@ -128,7 +128,7 @@ def write_stack(
     A frame that cannot be read is set aside: it holds zeros, and the reason is noted.
     """
     options = options or StackOptions()
-    path = Path(destination)
+    path = located(destination)
     chunk_frames, block_frames = options.sizes(shape, dtype)
     identity = f"{fingerprint}-{chunk_frames}-{options.codec}"
     check_writable(path)

@@ -93,8 +93,8 @@ def plan_rows(plan: Plan, picture: Path) -> Rows:
     )
     output = (
         f"{plan.config.output.path} ({plan.output_state}), "
-        f"{layout.aligned_dtype or 'table only'}, at most {byte_size(plan.output_bytes)}; "
-        f"{byte_size(plan.free_bytes)} free"
+        f"{layout.aligned_dtype or 'table only'}, at most {byte_size(plan.output_bytes)}"
+        + ("" if plan.free_bytes is None else f"; {byte_size(plan.free_bytes)} free")
     )
     rows = [
         ("input", plan.source.name),

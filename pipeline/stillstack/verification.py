@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stillstack.address import Location, located
 from stillstack.blockwork import stored_reference
 from stillstack.layout import ONE_PASS, TWO_PASSES
 from stillstack.model import Status
@@ -50,7 +50,7 @@ class Verification:
         Whether what is damaged counts as not done now, so that the same command repairs it.
     """
 
-    path: Path
+    path: Location
     complete: bool
     n_blocks: int
     n_frames: int
@@ -85,7 +85,7 @@ class Verification:
 
 
 def verify_store(
-    path: str | Path, *, take_back: bool = True, progress: OnFrames | None = None
+    path: str | Location, *, take_back: bool = True, progress: OnFrames | None = None
 ) -> Verification:
     """Read everything that a run or a stack holds, and compare it with its ledger.
 
@@ -104,7 +104,7 @@ def verify_store(
     InputError
         If there is no such store, or something is still writing it and blocks are to be taken back.
     """
-    with _opened(Path(path), locked=take_back) as store:
+    with _opened(located(path), locked=take_back) as store:
         # later passes replace rows of earlier ones
         stages = tuple(sorted(store.stages(), key=lambda name: _ORDER.get(name, -1)))
         found = _damaged(store, stages, progress)
@@ -130,7 +130,7 @@ def verify_store(
 
 
 @contextlib.contextmanager
-def _opened(path: Path, *, locked: bool) -> Iterator[BlockStore]:
+def _opened(path: Location, *, locked: bool) -> Iterator[BlockStore]:
     """Open a store, for looking or with its lock."""
     kind = type(open_block_store(path))
     if not locked:

@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from stillstack.address import Address, Location, located
 from stillstack.errors import InputError, StillstackError
 from stillstack.explore import plot_drift, plot_status
 from stillstack.model import REJECTING, Status
@@ -69,20 +70,24 @@ class Thumbnail:
     picture: str | None = field(default=None, repr=False)
 
 
-def report_path(run_path: str | Path) -> Path:
+def report_path(run_path: str | Location) -> Path:
     """Where the report of a run lies unless it is told otherwise: beside the run.
+
+    That of a run in an object store lies in the current folder, where a browser can open it.
 
     Examples
     --------
     >>> report_path("results/monday.zarr").as_posix()
     'results/monday.html'
+    >>> report_path("s3://bucket/monday.zarr").as_posix()
+    'monday.html'
     """
-    path = Path(run_path)
-    name = path.name.removesuffix(".zarr") or path.name
-    return path.with_name(f"{name}.html")
+    path = located(run_path)
+    file = f"{path.name.removesuffix('.zarr') or path.name}.html"
+    return Path(file) if isinstance(path, Address) else path.with_name(file)
 
 
-def write_report(run_path: str | Path, out: str | Path | None = None) -> Path:
+def write_report(run_path: str | Location, out: str | Path | None = None) -> Path:
     """Write the page of a run and say where it is.
 
     Parameters

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stillstack.address import Location, located
 from stillstack.errors import StillstackError
 from stillstack.sources import Source, open_source
 from stillstack.storage import RunStore
@@ -102,7 +102,7 @@ class Provenance:
         ]
 
 
-def read_provenance(path: str | Path) -> Provenance:
+def read_provenance(path: str | Location) -> Provenance:
     """Collect what is known of a run from its store.
 
     Parameters
@@ -110,16 +110,17 @@ def read_provenance(path: str | Path) -> Provenance:
     path
         What ``stillstack run`` wrote.
     """
-    store = RunStore.view(path)
+    place = located(path).absolute()
+    store = RunStore.view(place)
     attributes = store.attributes
     config = attributes.get("config") or {}
     raw, missing = _source(config, store)
     return Provenance(
-        name=Path(path).absolute().name.removesuffix(".zarr"),
-        path=str(Path(path).absolute()),
+        name=place.name.removesuffix(".zarr"),
+        path=str(place),
         title=str(attributes.get("title", Provenance.title)),
         frame_shape=store.frame_shape,
-        config_yaml=_config_yaml(config, Path(path).absolute()),
+        config_yaml=_config_yaml(config, place),
         versions={str(k): str(v) for k, v in (attributes.get("versions") or {}).items()},
         attempts=tuple(store.read_note("attempts") or ()),
         stages=tuple(_stage_costs(store)),
@@ -169,7 +170,10 @@ def _source(config: dict[str, Any], store: RunStore) -> tuple[Source | None, str
         return None, "the run does not say where its frames were"
     try:
         raw = open_source(
-            given["path"], variable=given.get("variable"), pattern=given.get("pattern")
+            given["path"],
+            variable=given.get("variable"),
+            pattern=given.get("pattern"),
+            options=store.read_note("input_options"),
         )
     except (StillstackError, OSError) as error:
         return None, str(error)
@@ -204,7 +208,7 @@ def _stage_costs(store: RunStore) -> list[StageCost]:
     return costs
 
 
-def _config_yaml(config: dict[str, Any], path: Path) -> str:
+def _config_yaml(config: dict[str, Any], path: Location) -> str:
     complete = {**config, "output": {"path": str(path), **config.get("output", {})}}
     order = [key for key in ("input", "output") if key in complete]
     ordered = {key: complete[key] for key in [*order, *(k for k in complete if k not in order)]}

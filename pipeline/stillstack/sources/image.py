@@ -12,6 +12,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from stillstack.address import is_address
 from stillstack.errors import InputError
 from stillstack.sources.guard import opening
 from stillstack.sources.npy import read_header
@@ -195,7 +196,7 @@ def image_of(path: str | Path) -> NDArray[Any]:
     ...     image_of(f"{folder}/valid.npy").shape
     (4, 6)
     """
-    where = str(Path(path).expanduser())
+    where = str(path) if is_address(path) else str(Path(path).expanduser())
     suffix = Path(where).suffix.lower()
     if suffix not in IMAGE_SUFFIXES or not Path(where).exists():
         return _only_frame(where)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import xarray as xr
 
+from stillstack.address import Address, is_address, located
 from stillstack.errors import InputError
 from stillstack.sources.dataarray import stack_from
 from stillstack.sources.folder import PICTURE, is_pattern, open_folder, open_pattern
@@ -18,7 +20,7 @@ from stillstack.sources.npy import NPY
 from stillstack.sources.protocol import FileSource, Format
 from stillstack.sources.stack import stack_of
 from stillstack.sources.tiff import TIFF
-from stillstack.sources.zarr_source import ZARR
+from stillstack.sources.zarr_source import ZARR, open_zarr
 
 FORMATS: Final[tuple[Format, ...]] = (ZARR, TIFF, NPY, HDF5, PICTURE)
 """Asked in this order. A new format is a file with a reader, an opener and one entry here."""
@@ -30,6 +32,7 @@ def open_stack(
     variable: str | None = None,
     pattern: str | None = None,
     chunk_frames: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> xr.DataArray:
     """Lazy stack of frames, of dimensions frame, y, x, chunked along frame.
 
@@ -40,7 +43,8 @@ def open_stack(
     ----------
     path
         A Zarr store of format 2 or 3, a folder or a pattern such as ``scan*.tif`` of single-frame
-        images, a TIFF (multi-page, BigTIFF, OME), .npy or HDF5 file, or a DataArray.
+        images, a TIFF (multi-page, BigTIFF, OME), .npy or HDF5 file, or a DataArray. A Zarr store
+        may be at an address: ``s3://bucket/stack.zarr``, ``gs://...`` or ``https://...``.
     variable
         Array of a Zarr group or dataset of an HDF5 file; ``file.h5::/entry/data`` says the same.
     pattern
@@ -48,6 +52,9 @@ def open_stack(
         becomes a per-frame coordinate.
     chunk_frames
         Frames of one Dask chunk; by default about 32 MiB in whole pieces of the file.
+    options
+        How an address is to be reached: ``endpoint``, ``region``, ``anonymous`` ... Credentials are
+        no options: every process takes them from its own environment.
 
     Returns
     -------
@@ -80,12 +87,17 @@ def open_stack(
         _refuse_chunk(chunk_frames)
         return stack_from(path, chunk_frames)
     return stack_of(
-        open_source(path, variable=variable, pattern=pattern), chunk_frames=chunk_frames
+        open_source(path, variable=variable, pattern=pattern, options=options),
+        chunk_frames=chunk_frames,
     )
 
 
 def open_source(
-    path: str | os.PathLike[str], *, variable: str | None = None, pattern: str | None = None
+    path: str | os.PathLike[str] | Address,
+    *,
+    variable: str | None = None,
+    pattern: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> FileSource:
     """Look at a stack on disk: shape, dtype, coordinates, and how to read ranges of it.
 
@@ -100,26 +112,26 @@ def open_source(
     ...     open_source(f"{folder}/frames.npy").read(3, 5).shape
     (2, 4, 6)
     """
-    source = find_source(path, variable=variable, pattern=pattern)
+    source = find_source(path, variable=variable, pattern=pattern, options=options)
     _refuse_empty(source.shape, source.path)
     _refuse_pixels(source.dtype.kind, source.dtype.name, source.path)
     return source
 
 
 def find_source(
-    path: str | os.PathLike[str], *, variable: str | None = None, pattern: str | None = None
+    path: str | os.PathLike[str] | Address,
+    *,
+    variable: str | None = None,
+    pattern: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> FileSource:
     """Return the source at a path whatever its pixels are: for images such as valid areas."""
+    if isinstance(path, Address) or is_address(path) or options:
+        return _at_address(path, variable, pattern, options)
     text = os.fspath(path)
-    if "://" in text:
-        return ZARR.open(text, variable)
     where = str(Path(text).expanduser().absolute())
     if not Path(where).exists() and "::" in text:
-        if variable is not None:
-            raise InputError(
-                f"{text} names a variable, and the option variable ({variable}) another.",
-                cure="Use one of the two.",
-            )
+        _refuse_two_variables(variable, text)
         head, _, variable = text.partition("::")
         where = str(Path(head).expanduser().absolute())
     found = Path(where)
@@ -143,6 +155,33 @@ def find_source(
             cure="Leave the pattern out.",
         )
     return kind.open(where, variable)
+
+
+def _at_address(
+    path: str | os.PathLike[str] | Address,
+    variable: str | None,
+    pattern: str | None,
+    options: Mapping[str, Any] | None,
+) -> FileSource:
+    """Return the source at an address: Zarr alone is read from afar."""
+    if isinstance(path, str) and "::" in path:
+        _refuse_two_variables(variable, path)
+        path, _, variable = path.partition("::")
+    place = located(path, options)
+    if pattern is not None:
+        raise InputError(
+            f"The pattern {pattern!r} is for the names of files, and {place} is an address.",
+            cure="Leave the pattern out.",
+        )
+    return open_zarr(place if isinstance(place, Address) else str(place), variable)
+
+
+def _refuse_two_variables(variable: str | None, text: str) -> None:
+    if variable is not None:
+        raise InputError(
+            f"{text} names a variable, and the option variable ({variable}) another.",
+            cure="Use one of the two.",
+        )
 
 
 def _format_of(path: Path) -> Format | None:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from stillstack.address import Address
 from stillstack.errors import InputError
 from stillstack.model import COLUMNS, FRAME, X, Y
 from stillstack.sources.fingerprint import digest
@@ -33,13 +34,13 @@ class ZarrReader:
         The array is one image of two dimensions, and the stack has one frame.
     """
 
-    path: str
+    path: str | Address
     variable: str | None
     single: bool = False
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Frames ``start`` to ``stop``; the first one with a damaged chunk is named."""
-        where = f"{self.path}::{self.variable}" if self.variable else self.path
+        where = f"{self.path}::{self.variable}" if self.variable else str(self.path)
         return read_or_name(self._read, start, stop, where)
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
@@ -53,11 +54,11 @@ class ZarrReader:
 
     def fingerprint(self) -> str:
         """Digest of the metadata and of a sample of the chunks' sizes and times."""
-        with opening(self.path, "a Zarr store"):
+        with opening(str(self.path), "a Zarr store"):
             return digest([self.variable or "", *reading.fingerprint(self.path, self.variable)])
 
 
-def open_zarr(path: str, variable: str | None = None) -> FileSource:
+def open_zarr(path: str | Address, variable: str | None = None) -> FileSource:
     """Source for a Zarr array, or for an array of a Zarr group.
 
     Arrays along its first dimension become per-frame coordinates, times decoded; a dimension
@@ -66,7 +67,7 @@ def open_zarr(path: str, variable: str | None = None) -> FileSource:
     what ``stillstack ingest`` and ``stillstack run`` write. Whatever the dimensions are called,
     they are taken by order: frame, y, x.
     """
-    with opening(path, "a Zarr store"):
+    with opening(str(path), "a Zarr store"):
         stored = reading.describe(path, variable)
         _refuse_layout(stored)
         coords = _coordinates(stored)
@@ -76,8 +77,8 @@ def open_zarr(path: str, variable: str | None = None) -> FileSource:
         attrs["invalid_value"] = stored.fill_value
     n_frames, height, width = (1, *stored.shape) if single else stored.shape
     return FileSource(
-        name=Path(path).name + (f"::{stored.variable}" if stored.variable else ""),
-        path=path,
+        name=_name_of(path) + (f"::{stored.variable}" if stored.variable else ""),
+        path=str(path),
         shape=(n_frames, height, width),
         dtype=stored.dtype.newbyteorder("="),
         chunk_frames=1 if single else stored.chunks[0],
@@ -85,6 +86,10 @@ def open_zarr(path: str, variable: str | None = None) -> FileSource:
         coords=coords,
         attrs=attrs,
     )
+
+
+def _name_of(path: str | Address) -> str:
+    return path.name if isinstance(path, Address) else Path(path).name
 
 
 def _refuse_layout(stored: reading.StoredArray) -> None:

@@ -23,6 +23,7 @@ from stillstack.storage.identity import OutputState, inspect_output
 from stillstack.storage.ledger import BlockRecord, Ledger
 from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
+from stillstack.storage.places import AnyLedger
 from stillstack.storage.runstore import RunStore, open_run
 from stillstack.storage.sharing import meet, meeting_folder, unmet
 from stillstack.storage.space import check_space, check_writable, free_bytes, nearest_folder
@@ -31,6 +32,7 @@ from stillstack.storage.template import RunTemplate
 
 __all__ = [
     "CHUNKS_IN_FLIGHT",
+    "AnyLedger",
     "BlockRecord",
     "BlockStore",
     "BlockWriter",

@@ -17,7 +17,8 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 
 from stillstack.model import AXIS, FRAME
-from stillstack.storage.objects import METADATA, LocalObjects, StagingStore
+from stillstack.storage.objects import METADATA, Objects
+from stillstack.storage.staging import StagingStore
 
 Codec = Literal["zstd", "lz4"]
 LEVEL: Final[Mapping[str, int]] = {"zstd": 1, "lz4": 5}
@@ -177,12 +178,12 @@ def group_metadata(
     return json.dumps(group, indent=2, allow_nan=False).encode()
 
 
-def member_metadata(objects: LocalObjects) -> dict[str, Any]:
+def member_metadata(objects: Objects) -> dict[str, Any]:
     """Metadata of each array in a group, by name."""
     members = {}
-    for folder in objects.root.iterdir():
-        text = objects.read(f"{folder.name}/{METADATA}")
+    for name in objects.names():
+        text = objects.read(f"{name}/{METADATA}")
         metadata = json.loads(text) if text is not None else {}
         if metadata.get("node_type") == "array":
-            members[folder.name] = metadata
+            members[name] = metadata
     return members

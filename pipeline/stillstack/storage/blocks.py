@@ -12,20 +12,17 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from stillstack.address import Address
 from stillstack.errors import RunFaultError
 from stillstack.storage.arrays import open_writable
 from stillstack.storage.chunks import PlainChunks, plain_chunks
-from stillstack.storage.objects import (
-    METADATA,
-    LocalObjects,
-    StagedObject,
-    StagingStore,
-    StoredObject,
-)
+from stillstack.storage.objects import METADATA, Objects, StagedObject, StoredObject
+from stillstack.storage.places import objects_at
 from stillstack.storage.shards import PlainShards, plain_shards
+from stillstack.storage.staging import StagingStore
 
 CHUNKS_IN_FLIGHT: Final = 4
-"""Encoded chunks of a block that may wait for the disk."""
+"""Encoded chunks of a block that may wait for the disk or the store."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class BlockWriter:
     Parameters
     ----------
     path
-        Folder of the group.
+        Folder or address of the group.
     array
         Name of the array.
     block_frames
@@ -44,7 +41,7 @@ class BlockWriter:
         Sync what is written before `write` returns.
     """
 
-    path: str
+    path: str | Address
     array: str
     block_frames: int
     durable: bool = True
@@ -52,7 +49,7 @@ class BlockWriter:
     def write(self, start: int, images: NDArray[Any]) -> tuple[StoredObject, ...]:
         """Write one block, and what was stored for it.
 
-        Each object appears under its name by rename, all after the last of them is complete.
+        Each object appears whole: in a folder by rename, all after the last of them is complete.
         Two processes that write the same block, as when a lost worker was not dead, do no harm.
 
         Parameters
@@ -82,7 +79,7 @@ class BlockWriter:
         RunFaultError
             No block starts there.
         """
-        objects = LocalObjects(self.path, durable=self.durable)
+        objects = objects_at(self.path, durable=self.durable)
         key = f"{self.array}/{METADATA}"
         return BlockWriting(
             self, start, objects, _opened(self.path, self.array, objects.stamp(key))
@@ -93,7 +90,7 @@ class BlockWriting:
     """One block on its way to the disk; made by `BlockWriter.begin`.
 
     Images are compressed when they are given, and written and synced by a thread of its own
-    meanwhile. Nothing appears under its name before `commit`.
+    meanwhile, or sent by several. In a folder nothing appears under its name before `commit`.
 
     Attributes
     ----------
@@ -107,7 +104,7 @@ class BlockWriting:
         self,
         writer: BlockWriter,
         start: int,
-        objects: LocalObjects,
+        objects: Objects,
         opened: _Opened,
     ) -> None:
         array, plain, shards = opened
@@ -122,7 +119,7 @@ class BlockWriting:
         self._n_given = 0
         self._collected: list[NDArray[Any]] = []
         self._staged: list[Future[StagedObject]] = []
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(objects.n_writers)
         self.chunk_frames = self.length if self._plain is None else self._plain.chunk_frames
         self._refuse(_faults_of(writer, array, start))
 
@@ -243,7 +240,8 @@ class _Opened(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(path: str, name: str, stamp: str) -> _Opened:  # noqa: ARG001
+def _opened(path: str | Address, name: str, stamp: str) -> _Opened:  # noqa: ARG001
     """Open an array for its metadata; ``stamp`` makes sure that one that was replaced is too."""
-    array = zarr.open_array(path, path=name, mode="r", zarr_format=3)
+    store = objects_at(path).zarr_store()
+    array = zarr.open_array(store, path=name, mode="r", zarr_format=3)
     return _Opened(array, plain_chunks(array), plain_shards(array))

@@ -6,26 +6,22 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from stillstack.address import Location, located, portable
 from stillstack.errors import InputError, RunFaultError
 from stillstack.storage.arrays import group_metadata, member_metadata, plain_json
 from stillstack.storage.blocks import BlockWriter
 from stillstack.storage.identity import marker, read_attributes
-from stillstack.storage.ledger import BlockRecord, Ledger
+from stillstack.storage.ledger import BlockRecord
 from stillstack.storage.locking import RunLock
-from stillstack.storage.objects import (
-    METADATA,
-    RUN_FOLDER,
-    LocalObjects,
-    StagingStore,
-    StoredObject,
-)
+from stillstack.storage.objects import METADATA, RUN_FOLDER, Objects, StoredObject
+from stillstack.storage.places import AnyLedger, ledger_of, objects_at, stages_of
+from stillstack.storage.staging import StagingStore
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,8 @@ class BlockStore:
 
     Attributes
     ----------
-    path, folder : Path
-        The group; its ``run`` folder, for what is not the result.
+    path : Path or Address
+        The group.
     layout : dict
         Shapes, chunks and blocks.
     """
@@ -54,11 +50,12 @@ class BlockStore:
     kind: ClassVar[str]
     images: ClassVar[str]
 
-    def __init__(self, path: Path, *, durable: bool = True) -> None:
+    def __init__(
+        self, path: Location, *, durable: bool = True, lock: RunLock | None = None
+    ) -> None:
         self.path = path
-        self.folder = path / RUN_FOLDER
         self.durable = durable
-        self._objects = LocalObjects(path, durable=durable)
+        self._objects = objects_at(path, durable=durable, assure=lock.assure if lock else None)
         attributes = read_attributes(path)
         if attributes is None or attributes.get("layout", {}).get("kind") != self.kind:
             raise InputError(
@@ -72,14 +69,14 @@ class BlockStore:
     def resume(cls, lock: RunLock, *, durable: bool = True) -> Self:
         """Open to go on writing; removes temporary files that killed processes left."""
         _require(lock)
-        store = cls(lock.path, durable=durable)
+        store = cls(lock.path, durable=durable, lock=lock)
         store._objects.sweep()
         return store
 
     @classmethod
-    def view(cls, path: str | Path) -> Self:
+    def view(cls, path: str | Location) -> Self:
         """Open to look and verify; needs no lock and changes nothing."""
-        return cls(Path(path))
+        return cls(located(path))
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -124,7 +121,7 @@ class BlockStore:
     def writer(self) -> BlockWriter:
         """Return what a worker needs to write blocks: small, and it pickles."""
         return BlockWriter(
-            path=str(self.path.absolute()),
+            path=portable(self.path),
             array=self.images,
             block_frames=self.block_frames,
             durable=self.durable,
@@ -134,28 +131,31 @@ class BlockStore:
         """Write one block; see `BlockWriter.write`."""
         return self.writer().write(start, images)
 
-    def ledger(self, stage: str) -> Ledger:
+    def ledger(self, stage: str) -> AnyLedger:
         """Ledger of a stage, to read or, by the holder of the lock alone, to append to."""
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", stage):
             msg = f"{stage!r} cannot be a stage: lower-case letters, digits, - and _ only"
             raise ValueError(msg)
-        return Ledger(self.folder / f"ledger-{stage}.jsonl", durable=self.durable)
+        return ledger_of(self._objects, stage, durable=self.durable)
 
     def done_blocks(self, stage: str) -> dict[int, BlockRecord]:
         """Blocks that are done: the ledger says so, and every object has its size.
 
         Cheap enough for every start: one look at each object's size. `verify` reads them all.
         """
+        records = self._records(stage)
+        sizes = self._objects.sizes(
+            [key for record in records.values() for key, _, _ in record.objects]
+        )
         return {
             block: record
-            for block, record in self._records(stage).items()
-            if all(self._objects.size(key) == size for key, size, _ in record.objects)
+            for block, record in records.items()
+            if all(sizes.get(key) == size for key, size, _ in record.objects)
         }
 
     def stages(self) -> tuple[str, ...]:
         """Names of the stages that have a ledger, sorted."""
-        files = self.folder.glob("ledger-*.jsonl")
-        return tuple(sorted(file.stem.removeprefix("ledger-") for file in files))
+        return stages_of(self._objects)
 
     def take_back(self, stage: str, blocks: Iterable[int]) -> None:
         """Let blocks count as not done, so that they are done again. For the lock's holder alone.
@@ -197,8 +197,12 @@ class BlockStore:
 
     def read(self, name: str) -> NDArray[Any]:
         """Whole array as it is stored, fill values included."""
-        array = zarr.open_array(self.path, path=name, mode="r", zarr_format=3)
-        return np.asarray(array[...])
+        return np.asarray(self.open_array(name)[...])
+
+    def open_array(self, name: str) -> zarr.Array[Any]:
+        """Array of the group, to read."""
+        store = self._objects.zarr_store()
+        return zarr.open_array(store, path=name, mode="r", zarr_format=3)
 
     def write_note(self, name: str, value: Any) -> None:
         """Keep a JSON value in ``run/``, beside the result: timings, hosts, plans."""
@@ -246,7 +250,7 @@ def create_group(
     What a killed process left of an earlier attempt is removed first.
     """
     _require(lock)
-    objects = LocalObjects(lock.path, durable=durable)
+    objects = objects_at(lock.path, durable=durable, assure=lock.assure)
     if read_attributes(lock.path) is not None:
         msg = f"{lock.path} exists already: resume it."
         raise RunFaultError(msg)
@@ -263,25 +267,24 @@ def create_group(
     objects.put(METADATA, group_metadata(attributes))
 
 
-def _remove_remains(objects: LocalObjects) -> None:
+def _remove_remains(objects: Objects) -> None:
     """Remove the arrays of a group that never came to exist, and nothing else."""
-    path = objects.root
-    remains = [entry for entry in path.iterdir() if entry.name != RUN_FOLDER]
-    foreign = [entry.name for entry in remains if not _is_array_remains(entry)]
-    lost = next((path / RUN_FOLDER).glob("ledger-*.jsonl"), None)
-    if lost is not None or foreign:
-        what = f"{RUN_FOLDER}/{lost.name}" if lost is not None else ", ".join(sorted(foreign))
+    remains = [name for name in objects.names() if name != RUN_FOLDER]
+    foreign = [name for name in remains if not _is_array_remains(objects, name)]
+    ledgers = [f"{RUN_FOLDER}/{n}" for n in objects.names(RUN_FOLDER) if n.startswith("ledger-")]
+    if ledgers or foreign:
         raise InputError(
-            f"{path} holds {what} but no {METADATA}.",
+            f"{objects.place} holds {', '.join(ledgers or foreign)} but no {METADATA}.",
             consequence="It was left as it is: it may be a run that lost its metadata.",
             cure=f"Restore {METADATA}, move these files away, or choose another output.",
         )
-    for entry in remains:
-        objects.remove(entry.name)
+    for name in remains:
+        objects.remove(name)
 
 
-def _is_array_remains(entry: Path) -> bool:
-    return entry.is_dir() and {item.name for item in entry.iterdir()} <= {METADATA, "c"}
+def _is_array_remains(objects: Objects, name: str) -> bool:
+    """Whether a name is a folder that holds nothing but an array's metadata and chunks."""
+    return objects.size(name) is None and set(objects.names(name)) <= {METADATA, "c"}
 
 
 def _require(lock: RunLock) -> None:

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
+from stillstack.storage.cloud_store import CloudStore
+
 _SHUFFLES: Final = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _BLOSC_HEADER: Final = struct.Struct(
     "<4xI4xI"
@@ -35,14 +37,14 @@ _KEPT: Final = threading.local()
 
 @dataclass(frozen=True, eq=False)
 class PlainChunks:
-    """Chunks of a local array that hold whole frames, under Blosc alone or with a crc32c.
+    """Chunks of an array that hold whole frames, under Blosc alone or with a crc32c.
 
     Parameters
     ----------
     array
         The array, for its shape and the names of its chunks.
     folder
-        Where it lies.
+        Where it lies; None in an object store, from which Zarr reads.
     blosc
         Its compressor.
     checksum
@@ -50,7 +52,7 @@ class PlainChunks:
     """
 
     array: zarr.Array[Any]
-    folder: Path
+    folder: Path | None
     blosc: Blosc
     checksum: bool
 
@@ -95,6 +97,9 @@ class PlainChunks:
         return (data, crc32c(data)) if self.checksum else (data,)
 
     def _decode(self, chunk: int, place: NDArray[Any]) -> None:
+        if self.folder is None:
+            msg = "chunks of an object store are read by Zarr"
+            raise TypeError(msg)
         data = _content(self.folder / self.key(chunk))
         if data is None:
             place[...] = self.array.fill_value
@@ -124,13 +129,16 @@ def plain_chunks(array: zarr.Array[Any]) -> PlainChunks | None:
 def plain_chunks_of(array: zarr.Array[Any], codecs: tuple[Any, ...]) -> PlainChunks | None:
     """Return what codes chunks under these codecs of format 3, or what format 2 has in place."""
     store, metadata = array.store, array.metadata
-    if type(store) is not LocalStore or array.ndim < 2 or array.chunks[1:] != array.shape[1:]:
+    if type(store) not in (LocalStore, CloudStore):
+        return None
+    if array.ndim < 2 or array.chunks[1:] != array.shape[1:]:
         return None
     dtype = np.dtype(array.dtype)
     if dtype.kind not in _KINDS or not dtype.isnative or array.fill_value is None:
         return None
     coders = _coders_of_3(codecs, dtype) if metadata.zarr_format == 3 else _coders_of_2(metadata)
-    return coders and PlainChunks(array, store.root / array.path, *coders)
+    folder = store.root / array.path if isinstance(store, LocalStore) else None
+    return coders and PlainChunks(array, folder, *coders)
 
 
 def _coders_of_3(codecs: tuple[Any, ...], dtype: np.dtype[Any]) -> tuple[Blosc, bool] | None:

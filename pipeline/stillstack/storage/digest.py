@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
+from stillstack.address import Location, located
 from stillstack.storage.identity import read_attributes
 from stillstack.storage.objects import METADATA, RUN_FOLDER
+from stillstack.storage.places import objects_at
 
 
-def digest_store(path: str | Path) -> str:
+def digest_store(path: str | Location) -> str:
     """Hex digest of all arrays' metadata and stored bytes, and of the group's attributes.
 
     Leaves out ``run/``, where timings and places live, so that an interrupted run that was
     finished later has the digest of one that was not disturbed.
     """
-    root = Path(path)
+    place = located(path)
+    objects = objects_at(place)
     digest = hashlib.sha256()
-    for file in sorted(root.rglob("*")):
-        key = file.relative_to(root)
-        if key.parts[0] == RUN_FOLDER or not file.is_file() or key == Path(METADATA):
+    for key in objects.keys():  # noqa: SIM118  # a method, and no mapping
+        if key.partition("/")[0] == RUN_FOLDER or key == METADATA:
             continue
-        digest.update(f"{key.as_posix()}\n".encode())
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    attributes = json.dumps(read_attributes(root), sort_keys=True)
+        digest.update(f"{key}\n".encode())
+        digest.update(hashlib.sha256(objects.read(key) or b"").digest())
+    attributes = json.dumps(read_attributes(place), sort_keys=True)
     digest.update(attributes.encode())
     return digest.hexdigest()

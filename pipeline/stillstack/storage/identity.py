@@ -7,18 +7,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from stillstack.address import Address, Location, located
 from stillstack.errors import InputError
 from stillstack.storage.arrays import plain_json
 from stillstack.storage.objects import METADATA, RUN_FOLDER
+from stillstack.storage.places import objects_at
+from stillstack.storage.remote import PROBE
 from stillstack.storage.template import FORMAT
 
 OutputState = Literal["new", "unfinished", "complete"]
 _ABSENT: Final = "absent"
-_BEFORE_MARKER: Final = frozenset({"lock", "holder.json", "tmp", METADATA})
+_BEFORE_MARKER: Final = frozenset({"lock", "lock.json", "holder.json", "tmp", METADATA})
 
 
 def inspect_output(
-    path: str | Path,
+    path: str | Location,
     *,
     config_digest: str,
     source_fingerprint: str,
@@ -43,7 +46,7 @@ def inspect_output(
     InputError
         It exists and belongs to something else; the message says what differs.
     """
-    path = Path(path)
+    path = located(path)
     refuse_foreign(path)
     attributes = read_attributes(path)
     if attributes is None:
@@ -71,42 +74,46 @@ def inspect_output(
     return "complete" if attributes.get("complete") is True else "unfinished"
 
 
-def read_attributes(path: Path) -> dict[str, Any] | None:
-    """Attributes of the group at a path; None where there is no group yet."""
+def read_attributes(path: Location) -> dict[str, Any] | None:
+    """Attributes of the group at a place; None where there is no group yet."""
     try:
-        group = json.loads((path / METADATA).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        text = objects_at(path).read(METADATA)
+        group = json.loads(text) if text is not None else None
     except ValueError as error:
         raise InputError(
-            f"{path / METADATA} is damaged: {error}.",
+            f"{path}/{METADATA} is damaged: {error}.",
             consequence="Nothing was changed.",
             cure="Restore it from a copy, or choose another output.",
         ) from error
-    return dict(group.get("attributes", {}))
+    return None if group is None else dict(group.get("attributes", {}))
 
 
-def refuse_foreign(path: Path) -> None:
-    """Raise where a path holds something that is neither empty nor an output of ours.
+def refuse_foreign(path: Location) -> None:
+    """Raise where a place holds something that is neither empty nor an output of ours.
 
     A folder is ours when its ``run/`` or its metadata say so, or when it holds nothing but what
     is made before they are.
     """
-    if not path.exists():
+    objects = objects_at(path)
+    names = set(objects.names())
+    if not names and (isinstance(path, Address) or path.is_dir() or not path.exists()):
         return
-    if path.is_dir():
-        names = {entry.name for entry in path.iterdir()}
-        run = path / RUN_FOLDER
-        inside = {entry.name for entry in run.iterdir()} if run.is_dir() else set()
-        if not names or (names == {RUN_FOLDER} and run.is_dir() and inside <= _BEFORE_MARKER):
-            return
-        if _is_marked(run / METADATA) or "layout" in (read_attributes(path) or {}):
-            return
+    if names == {RUN_FOLDER} and _is_before_marker(set(objects.names(RUN_FOLDER)), path):
+        return
+    if _is_marked(path) or "layout" in (read_attributes(path) or {}):
+        return
     raise InputError(
         f"{path} exists and was not made by stillstack.",
         consequence="It was left as it is.",
         cure="Choose another output.",
     )
+
+
+def _is_before_marker(inside: set[str], path: Location) -> bool:
+    """Whether ``run/`` holds only what is made before the file that marks it as ours."""
+    if isinstance(path, Path) and not (path / RUN_FOLDER).is_dir():
+        return False
+    return all(name in _BEFORE_MARKER or name.startswith(PROBE) for name in inside)
 
 
 def marker() -> bytes:
@@ -115,14 +122,14 @@ def marker() -> bytes:
     return json.dumps(group, indent=2).encode()
 
 
-def _is_marked(file: Path) -> bool:
+def _is_marked(path: Location) -> bool:
     try:
-        return file.read_bytes() == marker()
+        return objects_at(path).read(f"{RUN_FOLDER}/{METADATA}") == marker()
     except OSError:
         return False
 
 
-def _belongs_elsewhere(path: Path, why: str) -> InputError:
+def _belongs_elsewhere(path: Location, why: str) -> InputError:
     return InputError(
         f"{path} belongs to something else: {why}.",
         consequence="It was left as it is, and nothing was started.",

@@ -1,7 +1,8 @@
 """The ledger: one line for each block that is done, appended and synced by the coordinator alone.
 
 A line is JSON with its own checksum, so that one that was torn by a crash, or damaged later, is
-recognised and does not count; all others still do.
+recognised and does not count; all others still do. `Ledger` is a file; `remote_ledger` keeps the
+same lines in a store that cannot append.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -146,14 +147,19 @@ def _missing_newline(path: Path) -> bytes:
         return b"" if stream.read(1) == b"\n" else b"\n"
 
 
+def records_of(lines: Iterable[bytes]) -> dict[int, BlockRecord]:
+    """Records in lines, by block; the last of several for one. Damaged lines do not count."""
+    decoded = (decode_record(line) for line in lines)
+    return {record.block: record for record in decoded if record is not None}
+
+
 def read_records(path: Path) -> dict[int, BlockRecord]:
     """Return the records in a ledger's file, by block; empty where there is no file."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return {}
-    decoded = (decode_record(line) for line in lines)
-    return {record.block: record for record in decoded if record is not None}
+    return records_of(lines)
 
 
 def encode_record(record: BlockRecord) -> bytes:

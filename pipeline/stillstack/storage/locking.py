@@ -1,4 +1,4 @@
-"""One run per output: a lock that the kernel frees when its process dies."""
+"""One run per output: a lock that the kernel frees with its process, or a lease in a store."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from stillstack.address import Address, Location, located
 from stillstack.errors import InputError
+from stillstack.storage.cloud import check_reachable
 from stillstack.storage.identity import refuse_foreign
+from stillstack.storage.lease import Lease, take_lease
 from stillstack.storage.objects import RUN_FOLDER
 
 
@@ -23,12 +26,12 @@ class RunLock:
 
     Attributes
     ----------
-    path : Path
+    path : Path or Address
         The output it locks.
     """
 
-    def __init__(self, path: Path, lock: FileLock) -> None:
-        self.path = path
+    def __init__(self, path: Location, lock: FileLock | Lease) -> None:
+        self.path: Any = path  # which of the two, whoever asked for the lock knows
         self._lock = lock
 
     @property
@@ -36,11 +39,19 @@ class RunLock:
         """Whether this object still holds the lock."""
         return bool(self._lock.is_locked)
 
+    def assure(self) -> None:
+        """Raise RunFaultError where another process may have taken the lock over.
+
+        The kernel does not do that; in an object store it can happen to a run that was asleep.
+        """
+        if isinstance(self._lock, Lease):
+            self._lock.assure()
+
     def release(self) -> None:
         """Let others run on this output."""
-        if self.is_held:
+        if self.is_held and isinstance(self.path, Path):
             _holder_file(self.path).unlink(missing_ok=True)
-            self._lock.release()
+        self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +65,7 @@ class RunLock:
         self.release()
 
 
-def lock_run(path: str | Path) -> RunLock:
+def lock_run(path: str | Location) -> RunLock:
     """Lock on an output, taken at once or refused.
 
     Makes the output's folder and its ``run/`` where they are not there yet, and nothing else.
@@ -64,7 +75,11 @@ def lock_run(path: str | Path) -> RunLock:
     InputError
         Another process holds it, the folder belongs to something else, or it cannot be written.
     """
-    path = Path(path)
+    path = located(path)
+    if isinstance(path, Address):
+        check_reachable(path, writing=True)
+        refuse_foreign(path)
+        return RunLock(path, take_lease(path))
     file = path / RUN_FOLDER / "lock"
     # Not thread_local: whoever finishes the run may release it from another thread.
     lock = FileLock(file, timeout=0, thread_local=False)

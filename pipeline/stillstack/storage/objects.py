@@ -1,25 +1,28 @@
-"""Objects under keys: written beside, synced, and named by rename.
+"""Objects under keys: whole or not at all, whatever they are kept in.
 
-`LocalObjects` is the seam: everything else in this room speaks of keys, sizes and checksums, so
-that an object store can stand here later. `StagingStore` lets Zarr write through it.
+`Objects` is the seam: everything else in this room speaks of keys, sizes and checksums.
+`LocalObjects` keeps them in a folder, written beside, synced, and named by rename; in an object
+store they are `remote.RemoteObjects`. `staging.StagingStore` lets Zarr
+write through either.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import google_crc32c
 import numpy as np
-from zarr.abc.store import ByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.storage import LocalStore, WrapperStore
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
+
+from stillstack.address import Location
 
 RUN_FOLDER: Final = "run"
 METADATA: Final = "zarr.json"
@@ -34,10 +37,79 @@ class StoredObject(NamedTuple):
 
 
 class StagedObject(NamedTuple):
-    """An object that is written, under a temporary name."""
+    """An object that is written under a temporary name, or held until it gets its own."""
 
     stored: StoredObject
-    file: Path
+    file: Path = Path()
+    data: bytes | None = None
+
+
+class Objects(Protocol):
+    """Objects under keys, each whole or not at all. `LocalObjects` says more of each method."""
+
+    n_writers: int
+    """How many objects are best written at the same time."""
+
+    @property
+    def place(self) -> Location:
+        """Where they are."""
+        ...
+
+    def zarr_store(self) -> Store:
+        """Return what Zarr reads them through."""
+        ...
+
+    def stage(self, key: str, *parts: Any) -> StagedObject:
+        """Write an object, or hold it, until it is committed."""
+        ...
+
+    def commit(self, staged: Iterable[StagedObject]) -> tuple[StoredObject, ...]:
+        """Let staged objects appear under their keys, in the order given."""
+        ...
+
+    def discard(self, staged: Iterable[StagedObject]) -> None:
+        """Give up staged objects."""
+        ...
+
+    def put(self, key: str, data: Any) -> StoredObject:
+        """Write one object whole."""
+        ...
+
+    def read(self, key: str) -> bytes | None:
+        """Bytes of an object; None where there is none."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """Bytes that an object holds; None where there is none."""
+        ...
+
+    def sizes(self, keys: Collection[str]) -> dict[str, int]:
+        """Sizes of those objects that there are."""
+        ...
+
+    def stamp(self, key: str) -> str:
+        """Text that changes when an object is replaced; empty where there is none."""
+        ...
+
+    def fault(self, expected: StoredObject) -> str:
+        """Return what is wrong with an object, in words; empty when it is as it was written."""
+        ...
+
+    def names(self, prefix: str = "") -> tuple[str, ...]:
+        """Names of objects and folders directly under a prefix, sorted."""
+        ...
+
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all objects, in the order of their parts."""
+        ...
+
+    def remove(self, prefix: str) -> None:
+        """Remove all objects under a prefix."""
+        ...
+
+    def sweep(self) -> int:
+        """Remove what killed processes left; the count. Only for the holder of the run's lock."""
+        ...
 
 
 class LocalObjects:
@@ -56,10 +128,21 @@ class LocalObjects:
     does not see them, and what a killed process left is found in one place.
     """
 
+    n_writers: int = 1
+
     def __init__(self, root: str | Path, *, durable: bool = True) -> None:
         self.root = Path(root)
         self.durable = durable
         self._temporary = self.root / RUN_FOLDER / "tmp"
+
+    @property
+    def place(self) -> Path:
+        """The folder."""
+        return self.root
+
+    def zarr_store(self) -> LocalStore:
+        """Return what Zarr reads them through."""
+        return LocalStore(self.root, read_only=True)
 
     def stage(self, key: str, *parts: Any) -> StagedObject:
         """Write bytes under a temporary name; safe to call from several threads.
@@ -98,7 +181,7 @@ class LocalObjects:
         staged = tuple(staged)
         folders: set[Path] = set()
         try:
-            for stored, file in staged:
+            for stored, file, _ in staged:
                 target = self.root / stored.key
                 self._name(file, target)
                 # Every level: a folder that another process made just now may not be synced yet.
@@ -109,7 +192,7 @@ class LocalObjects:
         if self.durable:
             for folder in sorted(folders, key=lambda f: len(f.parts), reverse=True):
                 sync_folder(folder)
-        return tuple(stored for stored, _ in staged)
+        return tuple(item.stored for item in staged)
 
     def _name(self, file: Path, target: Path) -> None:
         if target.name == METADATA and not target.parent.exists():
@@ -134,8 +217,24 @@ class LocalObjects:
     def size(self, key: str) -> int | None:
         """Bytes that an object holds; None where there is none."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            return os.stat(self.root / key).st_size  # noqa: PTH116 - called once per object of a run
+            status = os.stat(self.root / key)  # noqa: PTH116 - called once per object of a run
+            return status.st_size if stat.S_ISREG(status.st_mode) else None
         return None
+
+    def sizes(self, keys: Collection[str]) -> dict[str, int]:
+        """Sizes of those objects that there are."""
+        return {key: size for key in keys if (size := self.size(key)) is not None}
+
+    def names(self, prefix: str = "") -> tuple[str, ...]:
+        """Names of objects and folders directly under a prefix, sorted; empty where it is not."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return tuple(sorted(entry.name for entry in (self.root / prefix).iterdir()))
+        return ()
+
+    def keys(self) -> tuple[str, ...]:
+        """Keys of all objects, in the order of their parts."""
+        files = (file for file in sorted(self.root.rglob("*")) if file.is_file())
+        return tuple(file.relative_to(self.root).as_posix() for file in files)
 
     def stamp(self, key: str) -> str:
         """Text that changes when an object is replaced; empty where there is none."""
@@ -165,7 +264,7 @@ class LocalObjects:
 
     def discard(self, staged: Iterable[StagedObject]) -> None:
         """Remove staged objects that will not be committed."""
-        for _, file in staged:
+        for _, file, _ in staged:
             file.unlink(missing_ok=True)
 
     def sweep(self) -> int:
@@ -201,81 +300,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class StagingStore(WrapperStore[LocalStore]):
-    """A Zarr store whose writes are staged, to be committed together.
-
-    Reads answer metadata only. Chunks are written whole, so nothing of an existing one is
-    needed, and a damaged one must not keep its own replacement from being written.
-    """
-
-    def __init__(self, store: LocalStore, objects: LocalObjects | None = None) -> None:
-        super().__init__(store)
-        self._objects = objects if objects is not None else LocalObjects(store.root)
-        self._staged: dict[str, StagedObject] = {}
-        self._discarded = False
-
-    @classmethod
-    def on(cls, objects: LocalObjects) -> StagingStore:
-        """Store on a folder of objects."""
-        return cls(LocalStore(objects.root), objects)
-
-    def commit(self, *, metadata_first: bool = False) -> tuple[StoredObject, ...]:
-        """Name everything that was staged, in the order of the keys.
-
-        Metadata come last, so that an array appears with its values. In a group that exists they
-        come first: Zarr warns of a folder that is not an array.
-        """
-        order = sorted(
-            self._staged, key=lambda key: (key.endswith(METADATA) != metadata_first, key)
-        )
-        staged = [self._staged[key] for key in order]
-        self._staged = {}
-        return self._objects.commit(staged)
-
-    def discard(self) -> None:
-        """Remove everything that was staged, and what threads of a failed write still stage."""
-        self._discarded = True
-        staged, self._staged = self._staged, {}
-        self._objects.discard(staged.values())
-
-    def _with_store(self, store: LocalStore) -> StagingStore:
-        return type(self)(store, self._objects)
-
-    async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
-    ) -> Buffer | None:
-        """Bytes of a metadata object; None for a chunk."""
-        if not key.endswith(METADATA):
-            return None
-        return await super().get(key, prototype, byte_range)
-
-    async def get_partial_values(
-        self,
-        prototype: BufferPrototype,
-        key_ranges: Iterable[tuple[str, ByteRequest | None]],
-    ) -> list[Buffer | None]:
-        """As `get`, for several."""
-        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Stage an object."""
-        staged = await asyncio.to_thread(self._objects.stage, key, value.as_buffer_like())
-        unwanted = staged if self._discarded else self._staged.get(key)
-        if not self._discarded:
-            self._staged[key] = staged
-        if unwanted is not None:
-            self._objects.discard([unwanted])
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Nothing: Zarr asks for the parents' metadata, which this room writes itself, last."""
-
-    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
-        for key, value in values:
-            await self.set(key, value)
-
-    async def delete(self, key: str) -> None:
-        """Refuse: nothing in a run is deleted through Zarr."""
-        msg = f"{key} must not be deleted: it would read as fill without a word"
-        raise PermissionError(msg)

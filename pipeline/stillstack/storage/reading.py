@@ -1,6 +1,7 @@
 """Reading Zarr stacks, format 2 or 3, from any process.
 
-Opened read-only, by path, inside the task; a process keeps the few arrays that it used last.
+Opened read-only, by path or address, inside the task; a process keeps the few arrays that it used
+last.
 
 A chunk that was never written reads as the fill value, without a word: Zarr leaves all-fill chunks
 away on purpose, so an absent chunk is no sign of damage, and is accepted.
@@ -21,8 +22,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from stillstack.address import Address
 from stillstack.errors import InputError
 from stillstack.storage.chunks import PlainChunks, plain_chunks
+from stillstack.storage.cloud import check_reachable
+from stillstack.storage.cloud_store import CloudStore
+from stillstack.storage.remote import RemoteObjects
+
+Where = str | Address
 
 METADATA_FILES: Final = ("zarr.json", ".zarray", ".zgroup")
 _V2_DIMENSIONS: Final = "_ARRAY_DIMENSIONS"
@@ -36,7 +43,7 @@ class StoredArray:
     Parameters
     ----------
     path
-        Of the store: a folder or an address.
+        Of the store: a folder, or an address.
     variable
         Name within the group at ``path``; None where ``path`` is the array itself.
     shape, dtype, chunks
@@ -51,7 +58,7 @@ class StoredArray:
         1-D arrays beside it that run along its first dimension.
     """
 
-    path: str
+    path: Where
     variable: str | None
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -67,7 +74,7 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in METADATA_FILES)
 
 
-def describe(path: str, variable: str | None = None) -> StoredArray:
+def describe(path: Where, variable: str | None = None) -> StoredArray:
     """Say what is known of a stack in a Zarr store without reading it.
 
     Parameters
@@ -83,6 +90,8 @@ def describe(path: str, variable: str | None = None) -> StoredArray:
     InputError
         When there is no such array, or more than one it could be.
     """
+    if isinstance(path, Address):
+        check_reachable(path, writing=False)
     node = _open_node(path)
     if isinstance(node, zarr.Array):
         if variable is not None:
@@ -106,7 +115,7 @@ def describe(path: str, variable: str | None = None) -> StoredArray:
     return _described(array, parent, path, variable)
 
 
-def read_range(path: str, variable: str | None, start: int, stop: int) -> NDArray[Any]:
+def read_range(path: Where, variable: str | None, start: int, stop: int) -> NDArray[Any]:
     """Items ``start`` to ``stop`` of an array along its first axis, native byte order.
 
     Raises
@@ -115,13 +124,13 @@ def read_range(path: str, variable: str | None, start: int, stop: int) -> NDArra
         What Zarr and its codecs raise, as it is.
     """
     array, plain = _opened(path, variable, _stamp(path, variable))
-    if plain is not None and 0 <= start < stop <= array.shape[0]:
+    if plain is not None and plain.folder is not None and 0 <= start < stop <= array.shape[0]:
         return plain.read(start, stop)
     values = np.asarray(array[start:stop])
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def read_image(path: str, variable: str | None) -> NDArray[Any]:
+def read_image(path: Where, variable: str | None) -> NDArray[Any]:
     """Read the whole of an array, native byte order; raises what Zarr raises."""
     values = np.asarray(_open_array(path, variable, _stamp(path, variable))[...])
     return values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -142,28 +151,32 @@ def read_coordinates(
     return found
 
 
-def fingerprint(path: str, variable: str | None) -> list[str]:
+def fingerprint(path: Where, variable: str | None) -> list[str]:
     """Metadata, and sizes and times of up to 64 chunks spread over the array.
 
     Attributes are left out, because they do not change the frames; and so is the path. Looking
-    at every chunk of 100,000 would take longer than to open the stack. Of a store that is no local
-    folder only the metadata are looked at.
+    at every chunk of 100,000 would take longer than to open the stack. What a store says of a chunk
+    is its e-tag; a web server that gives none, when it was modified.
     """
-    array = _open_array(path, variable, _stamp(path, variable))
+    # of an address it is opened afresh: only a folder tells cheaply that it was replaced
+    opened = _opened.__wrapped__ if isinstance(path, Address) else _opened
+    array, _ = opened(path, variable, _stamp(path, variable))
     metadata = {
         key: value for key, value in array.metadata.to_dict().items() if key != "attributes"
     }
     parts = [json.dumps(metadata, sort_keys=True, default=str)]
-    if _is_address(path):
-        return parts
-    folder = Path(path, variable or "")
     objects = array.shards or array.chunks
     grid = tuple(-(-length // step) for length, step in zip(array.shape, objects, strict=True))
     n_objects = int(np.prod(grid, dtype=np.int64))
-    for number in np.unique(np.linspace(0, n_objects - 1, _SAMPLED_CHUNKS).round().astype(int)):
-        place = tuple(int(at) for at in np.unravel_index(number, grid))
-        parts.append(_size_and_time(folder / array.metadata.encode_chunk_key(place)))
-    return parts
+    sampled = np.unique(np.linspace(0, n_objects - 1, _SAMPLED_CHUNKS).round().astype(int))
+    places = [tuple(int(at) for at in np.unravel_index(number, grid)) for number in sampled]
+    keys = [array.metadata.encode_chunk_key(place) for place in places]
+    if isinstance(path, Address):
+        inside = f"{array.path}/" if array.path else ""
+        stamps = RemoteObjects(path).stamps([inside + key for key in keys])
+        return [*parts, *(stamp or "absent" for stamp in stamps)]
+    folder = Path(path, variable or "")
+    return [*parts, *(_size_and_time(folder / key) for key in keys)]
 
 
 def _size_and_time(path: Path) -> str:
@@ -174,10 +187,6 @@ def _size_and_time(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _is_address(path: str) -> bool:
-    return "://" in path
-
-
 @contextmanager
 def _foreign_files_are_fine() -> Iterator[None]:
     """Silence the warning about files that are no part of the store, such as a run's ledger."""
@@ -186,24 +195,39 @@ def _foreign_files_are_fine() -> Iterator[None]:
         yield
 
 
-def _open_node(path: str) -> zarr.Array[Any] | zarr.Group:
+def _open_node(path: Where) -> zarr.Array[Any] | zarr.Group:
+    store = CloudStore(path) if isinstance(path, Address) else path
     with _foreign_files_are_fine():
-        if _is_address(path):
-            return zarr.open(path, mode="r")
         try:
-            return zarr.open_array(path, mode="r")
+            return zarr.open_array(store, mode="r")
         except (FileNotFoundError, zarr.errors.BaseZarrError):
-            # A consolidated list of contents is a snapshot, and may be an old one.
-            return zarr.open_group(path, mode="r", use_consolidated=False)
+            pass
+        # A consolidated list of contents is a snapshot, and may be an old one; but where one cannot
+        # ask what there is, there is no other.
+        listed = not isinstance(store, CloudStore) or store.supports_listing
+        try:
+            return zarr.open_group(store, mode="r", use_consolidated=False if listed else None)
+        except (FileNotFoundError, zarr.errors.BaseZarrError):
+            if isinstance(store, CloudStore):
+                raise store.denied or _no_zarr(path) from None
+            raise
 
 
-def _open_array(path: str, variable: str | None, stamp: str) -> zarr.Array[Any]:
+def _no_zarr(path: Where) -> InputError:
+    return InputError(
+        f"There is no Zarr array or group at {path}.",
+        consequence="By URL only Zarr can be read.",
+        cure="Check the address; or copy other files to a folder and run them from there.",
+    )
+
+
+def _open_array(path: Where, variable: str | None, stamp: str) -> zarr.Array[Any]:
     return _opened(path, variable, stamp)[0]
 
 
 @functools.lru_cache(maxsize=16)
 def _opened(
-    path: str,
+    path: Where,
     variable: str | None,
     stamp: str,  # noqa: ARG001
 ) -> tuple[zarr.Array[Any], PlainChunks | None]:
@@ -215,8 +239,9 @@ def _opened(
     return array, plain_chunks(array)
 
 
-def _stamp(path: str, variable: str | None) -> str:
-    if _is_address(path):
+def _stamp(path: Where, variable: str | None) -> str:
+    # A stack that is replaced under its address is noticed by its fingerprint.
+    if isinstance(path, Address):
         return ""
     folder = Path(path, variable or "")
     return " ".join(_size_and_time(folder / name) for name in METADATA_FILES)
@@ -224,6 +249,12 @@ def _stamp(path: str, variable: str | None) -> str:
 
 def _arrays(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
     """All arrays of a group and of the groups in it, by name."""
+    if not _can_list(group):
+        raise InputError(
+            f"What the group {group.store} holds cannot be listed.",
+            consequence="Which array is the stack is not known.",
+            cure="Name it: the option variable, or the address with '::NAME' behind it.",
+        )
     with _foreign_files_are_fine():
         return {
             name: node
@@ -232,7 +263,11 @@ def _arrays(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
         }
 
 
-def _only_stack(group: zarr.Group, path: str) -> str:
+def _can_list(group: zarr.Group) -> bool:
+    return group.store.supports_listing or group.metadata.consolidated_metadata is not None
+
+
+def _only_stack(group: zarr.Group, path: Where) -> str:
     arrays = _arrays(group)
     stacks = {name: array for name, array in arrays.items() if _could_be_stack(array)}
     if len(stacks) > 1:
@@ -267,7 +302,7 @@ def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...] | None:
 
 
 def _described(
-    array: zarr.Array[Any], group: zarr.Group | None, path: str, variable: str | None
+    array: zarr.Array[Any], group: zarr.Group | None, path: Where, variable: str | None
 ) -> StoredArray:
     attrs = dict(array.attrs)
     dims = _dims(array)
@@ -301,7 +336,7 @@ def _coordinates_beside(
 
     Where the store says which arrays are coordinates, as xarray does, those; else every one.
     """
-    if group is None or not dims or dims[0] is None:
+    if group is None or not dims or dims[0] is None or not _can_list(group):
         return ()
     with _foreign_files_are_fine():
         beside = dict(group.arrays())

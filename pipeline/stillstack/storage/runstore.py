@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
-import zarr
 from numpy.typing import NDArray
 
+from stillstack.address import Address, Location, located
 from stillstack.errors import InputError, RunFaultError
 from stillstack.model import COLUMNS, X, Y, empty_table
 from stillstack.storage.arrays import open_writable, write_array
 from stillstack.storage.blockstore import BlockStore, create_group
+from stillstack.storage.cloud import check_reachable
+from stillstack.storage.cloud_store import CloudStore
 from stillstack.storage.identity import read_attributes
 from stillstack.storage.locking import RunLock
-from stillstack.storage.objects import METADATA, StagingStore
+from stillstack.storage.objects import METADATA
+from stillstack.storage.staging import StagingStore
 from stillstack.storage.template import RunTemplate, stage_aligned, stage_run
 
 
@@ -45,7 +48,7 @@ class RunStore(BlockStore):
             lambda store: stage_run(store, template),
             durable=durable,
         )
-        return cls(lock.path, durable=durable)
+        return cls(lock.path, durable=durable, lock=lock)
 
     @property
     def has_aligned(self) -> bool:
@@ -81,7 +84,7 @@ class RunStore(BlockStore):
 
     def read_aligned_shape(self) -> tuple[int, int]:
         """Shape (y, x) of the aligned frames."""
-        _, y, x = zarr.open_array(self.path, path=self.images, mode="r", zarr_format=3).shape
+        _, y, x = self.open_array(self.images).shape
         return y, x
 
     def fold_table(self, *stages: str) -> NDArray[np.void]:
@@ -117,29 +120,40 @@ class RunStore(BlockStore):
         return table
 
     def _coordinates(self) -> tuple[str, ...]:
-        status = zarr.open_array(self.path, path="status", mode="r", zarr_format=3)
+        status = self.open_array("status")
         return tuple(str(status.attrs.get("coordinates", "")).split())
 
 
-def open_run(path: str | Path) -> xr.Dataset:
+def open_run(path: str | Location, *, options: Mapping[str, Any] | None = None) -> xr.Dataset:
     """Dataset of a run, lazily loaded.
 
     Invalid pixels of ``aligned`` are NaN. A run that is still being written opens too: its
     attribute ``complete`` is false, and frames that are not done have the status ``pending``.
+
+    Parameters
+    ----------
+    path
+        The run: a folder, or an address such as ``s3://bucket/run.zarr``. What travels to workers
+        is the address; they take credentials from their own environment.
+    options
+        How an address is to be reached: ``endpoint``, ``region``, ``anonymous`` ...
 
     Raises
     ------
     InputError
         There is nothing there, or not a run.
     """
-    path = Path(path)
+    place = located(path, options)
     cure = "Give the folder that `stillstack run` wrote."
-    if not path.exists():
-        raise InputError(f"{path} does not exist.", cure=cure)
-    attributes = read_attributes(path)
+    if isinstance(place, Address):
+        check_reachable(place, writing=False)
+    elif not place.exists():
+        raise InputError(f"{place} does not exist.", cure=cure)
+    attributes = read_attributes(place)
     layout = (attributes or {}).get("layout")
     if attributes is None or not isinstance(layout, dict) or layout.get("kind") != RunStore.kind:
-        raise InputError(f"{path} is not a run of stillstack.", cure=cure)
+        raise InputError(f"{place} is not a run of stillstack.", cure=cure)
     consolidated = attributes.get("complete") is True
-    dataset: xr.Dataset = xr.open_zarr(path, chunks={}, consolidated=consolidated)
+    store = CloudStore(place) if isinstance(place, Address) else place
+    dataset: xr.Dataset = xr.open_zarr(store, chunks={}, consolidated=consolidated)
     return dataset

@@ -6,12 +6,18 @@ import os
 import shutil
 from pathlib import Path
 
+from stillstack.address import Address, Location, located
 from stillstack.errors import InputError
+from stillstack.storage.cloud import check_reachable
 
 
-def check_writable(path: str | Path) -> None:
-    """Raise InputError where an output cannot be made."""
-    place = nearest_folder(path)
+def check_writable(path: str | Location) -> None:
+    """Raise InputError where an output cannot be made, RunFaultError where nothing answers."""
+    found = located(path)
+    if isinstance(found, Address):
+        check_reachable(found, writing=True)
+        return
+    place = nearest_folder(found)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise InputError(
             f"{path} cannot be written: {place} is not a folder that you may write to.",
@@ -20,15 +26,19 @@ def check_writable(path: str | Path) -> None:
         )
 
 
-def free_bytes(path: str | Path) -> int:
-    """Bytes that are free where an output will be, as the file system says (no quotas)."""
-    return shutil.disk_usage(nearest_folder(path)).free
+def free_bytes(path: str | Location) -> int | None:
+    """Bytes that are free where an output will be, as the file system says (no quotas).
+
+    None for an object store, which has no end that it would tell.
+    """
+    found = located(path)
+    return None if isinstance(found, Address) else shutil.disk_usage(nearest_folder(found)).free
 
 
-def check_space(path: str | Path, needed_bytes: int) -> None:
+def check_space(path: str | Location, needed_bytes: int) -> None:
     """Raise InputError where fewer bytes are free than an output may need."""
     free = free_bytes(path)
-    if free < needed_bytes:
+    if free is not None and free < needed_bytes:
         raise InputError(
             f"{path} may need {_size(needed_bytes)}, and {_size(free)} are free there.",
             consequence="The run was not started: it would stop on a full disk.",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stillstack.address import Location, located
 from stillstack.model import AXIS, FRAME, X, Y
 from stillstack.storage.arrays import (
     Codec,
@@ -19,8 +19,8 @@ from stillstack.storage.arrays import (
 from stillstack.storage.blockstore import BlockStore, create_group
 from stillstack.storage.identity import read_attributes
 from stillstack.storage.locking import RunLock
-from stillstack.storage.objects import StagingStore
 from stillstack.storage.runstore import RunStore
+from stillstack.storage.staging import StagingStore
 from stillstack.storage.template import FORMAT, check_blocks
 
 FRAMES = "frames"
@@ -100,10 +100,10 @@ def create_stack(
         )
 
     create_group(lock, attributes, stage, durable=durable)
-    return StackStore(lock.path, durable=durable)
+    return StackStore(lock.path, durable=durable, lock=lock)
 
 
-def open_block_store(path: str | Path) -> BlockStore:
+def open_block_store(path: str | Location) -> BlockStore:
     """Run or stack at a path, to look at.
 
     Raises
@@ -111,6 +111,6 @@ def open_block_store(path: str | Path) -> BlockStore:
     InputError
         There is neither.
     """
-    attributes = read_attributes(Path(path))
+    attributes = read_attributes(located(path))
     kind = (attributes or {}).get("layout", {}).get("kind")
     return StackStore.view(path) if kind == StackStore.kind else RunStore.view(path)

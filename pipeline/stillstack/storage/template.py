@@ -27,7 +27,7 @@ from stillstack.storage.arrays import (
     write_array,
     write_frame_coordinates,
 )
-from stillstack.storage.objects import StagingStore
+from stillstack.storage.staging import StagingStore
 
 FORMAT: Final = 1
 DETECTOR: Final = ("detector_y", "detector_x")
