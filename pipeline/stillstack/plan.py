@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -219,7 +220,9 @@ def _calibrated(made: Plan, n_sampled: int) -> Plan:
         durable=output.durable,
     )
     try:
-        measured = calibrate(trial, storage.nearest_folder(output.path))
+        place = output.place
+        at = storage.nearest_folder(place) if isinstance(place, Path) else tempfile.gettempdir()
+        measured = calibrate(trial, Path(at))
     except RunFaultError as error:
         doubt = Finding("warning", str(error), "How long the run takes cannot be said.")
         return replace(made, findings=(*made.findings, doubt))
@@ -235,7 +238,7 @@ def _calibrated(made: Plan, n_sampled: int) -> Plan:
 
 def _stored_layout(config: RunConfig, state: str) -> dict[str, Any] | None:
     """Layout of the run that is to be finished: it stays as it is."""
-    return None if state == "new" else storage.RunStore.view(config.output.path).layout
+    return None if state == "new" else storage.RunStore.view(config.output.place).layout
 
 
 def _disk(config: RunConfig, layout: Layout, found: Findings) -> tuple[int, int | None]:
