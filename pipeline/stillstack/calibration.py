@@ -44,6 +44,8 @@ class Calibration:
         From starting a process to having everything imported.
     preparing
         To prepare the reference.
+    warming
+        What the first block takes longer than the next: kernels are loaded.
     block
         To do the frames, the shortest of a few times.
     block_cpu
@@ -62,6 +64,7 @@ class Calibration:
     frames: int
     starting: float
     preparing: float
+    warming: float
     block: float
     block_cpu: float
     cold_read: float

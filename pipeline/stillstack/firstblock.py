@@ -46,7 +46,7 @@ def tried(trial: Trial) -> Calibration:
         JobPlugin(job).setup(None)
         hold_reference(reference)
         cold, frames, _ = _timed(lambda: _read(trial))
-        _, result, _ = _timed(lambda: run_block(job.digest, stage, block))
+        first, result, _ = _timed(lambda: run_block(job.digest, stage, block))
         whole = _repeated(lambda: run_block(job.digest, stage, block))
         read = _repeated(lambda: _read(trial))
         register, align = _stages(trial, frames, reference)
@@ -54,6 +54,7 @@ def tried(trial: Trial) -> Calibration:
         frames=layout.n_frames,
         starting=starting,
         preparing=preparing,
+        warming=max(0.0, first - whole[0]),
         block=whole[0],
         block_cpu=whole[1],
         cold_read=max(0.0, cold - read[0]),
