@@ -24,6 +24,7 @@ MEASURED = Calibration(
     frames=8,
     starting=1.5,
     preparing=3.0,
+    warming=0.5,
     block=0.4,
     block_cpu=0.38,
     cold_read=0.08,

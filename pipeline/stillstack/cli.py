@@ -196,8 +196,8 @@ def ingest(
 
 
 @app.command(
-    epilog="Examples: **stillstack plan run7.yaml --set registration.max_shift_px=48**; "
-    "**stillstack plan run7.yaml --bytes 10TB**"
+    epilog="Example: **stillstack plan run7.yaml --set registration.max_shift_px=48**, "
+    "or **stillstack plan run7.yaml --bytes 10TB**"
 )
 @guarded
 def plan(

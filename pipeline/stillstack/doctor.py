@@ -135,20 +135,23 @@ def _wait_for_all(client: Any, wanted: int, wait: float) -> Check:
 def _examined(client: Any, plan: Plan) -> tuple[Check, ...]:
     versions: Any = client.get_versions(packages=list(PACKAGES))
     output, found = plan.config.output.path, Findings()
+    at_url = "://" in output
     with contextlib.ExitStack() as stack:
-        folder = found.check(lambda: stack.enter_context(meeting_folder(output)))
+        folder = None
+        if not at_url:
+            folder = found.check(lambda: stack.enter_context(meeting_folder(output)))
         began = time.time()
         views, silent = _ask(client, plan, folder)
         ended = time.time()
         missing = [] if folder is None else unmet(folder, [view.name for view in views.values()])
-    own = look_at_input(plan.source)
-    place = str(Path(output).parent if folder is None else folder.parent)
-    outputs = check_output(place, views, missing)
+    outputs = Check("output", f"{output} is no folder: not tried", tuple(found.items))
+    if folder is not None:
+        outputs = check_output(str(folder.parent), views, missing)
     return (
         check_versions(versions["client"], versions["scheduler"], versions["workers"]),
         silent,
-        check_input(own, views),
-        Check(outputs.name, outputs.summary, (*found.items, *outputs.findings)),
+        check_input(look_at_input(plan.source), views),
+        outputs,
         check_threads(views),
         check_memory(plan.memory, views),
         check_scratch(views),

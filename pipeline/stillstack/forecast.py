@@ -162,7 +162,8 @@ def start_seconds(layout: Layout, measured: Calibration, reference: ReferenceCon
     making = prepared * measured.preparing + (1 + 2 * reference.refine) * read
     making += reference.refine * moved
     # the coordinator starts, then the workers do, and each prepares the reference for itself
-    return 2 * measured.starting + CLUSTER_SECONDS + making + measured.preparing
+    each = measured.starting + measured.preparing + measured.warming
+    return measured.starting + making + CLUSTER_SECONDS + each
 
 
 def steps_of_workers(

@@ -79,10 +79,16 @@ def room_for(config: ClusterConfig, found: Findings) -> Room:
     return Room(
         cores=cores,
         available=available if config.kind == "local" else 0,
-        wanted=None if isinstance(config.workers, str) else config.workers,
+        wanted=_most_workers(config),
         given=0 if limit == "auto" else int(parse_bytes(limit)),
         running=active is not None or config.kind == "address",
     )
+
+
+def _most_workers(config: ClusterConfig) -> int | None:
+    if config.adapt is not None:
+        return config.adapt[1]
+    return None if isinstance(config.workers, str) else config.workers
 
 
 def choose_sizes(
@@ -131,7 +137,7 @@ def _as_stored(layout: Layout, stored: Mapping[str, Any]) -> Layout:
         layout,
         block_frames=int(stored["block_frames"]),
         chunk_frames=int(stored["chunk_frames"]),
-        sharded=bool(stored["sharded"]),
+        sharded=bool(stored.get("sharded")),
     )
 
 
