@@ -35,8 +35,9 @@ from stillstack.kernels.moments import N_REGRESSORS, LevelView, Moments, Patch, 
 
 # Displacements between which steps change by a known amount: the slope of steps there.
 SLOPE_PX = 0.25
-# The reference may be wrong by this part of what stands above its mean before a bin stands out:
-# between pixels, the peak of a spot that is hardly sampled is not known better.
+# The reference may be wrong by this part of what stands above its mean before a bin stands out, and
+# by as much as it bends on the way to a fraction of a pixel: between pixels, the peak of a spot that
+# is hardly sampled is not known better.
 MODEL_ERROR = 0.25
 
 
@@ -333,7 +334,7 @@ def _residual_sums(  # type: ignore[no-untyped-def]
             zxx += z1 * z1
             weighted += left * left
             number += np.int32(left != zero)
-            out += np.int32(abs(left) > limit + trust * max(image[i], zero))
+            out += np.int32(abs(left) > limit + trust * max(image[i], zero) + a * abs(bent[i]))
         white = zero
         pairs = np.int32(0)
         # Nothing is left where no bin counts, and only there.
@@ -353,7 +354,7 @@ def _residual_sums(  # type: ignore[no-untyped-def]
         n_out += int(out)
         if out > 0 and marks.size > 0:
             for i in range(m.size):
-                far = limit + trust * max(image[i], zero)
+                far = limit + trust * max(image[i], zero) + a * abs(bent[i])
                 marks[j, first + i] = 1 if e[i] > far else (-1 if e[i] < -far else 0)
     return n_out
 
