@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stillstack.errors import InputError
 from stillstack.kernels import levels, moments, refinement
+from stillstack.kernels.columns import lost_bins
 from stillstack.kernels.denoising import pedestal_of, pixel_variance, products
 from stillstack.kernels.levels import Level, bin_banks, bin_moved, bin_weights, whitened
 from stillstack.kernels.moments import (
@@ -21,7 +22,6 @@ from stillstack.kernels.moments import (
     LevelView,
     Moments,
     lagrange,
-    lost_bins,
     moments_at,
     patch_around,
 )
