@@ -476,6 +476,22 @@ def test_direct_sums_and_transforms_find_the_same(is_static: bool) -> None:
 
 
 @pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("places", [[0, 20, 503], list(range(40, 80)), list(range(500))])
+def test_a_few_lost_bins_are_taken_out_as_exactly(direct: bool, places: list[int]) -> None:
+    """Corners, a row, and so many that all sums are made anew."""
+    (image, valid), (drawn, static) = level((24, 21), 8), level((24, 21), 9)
+    own = static.copy()
+    own.ravel()[places] = False
+    lost = np.flatnonzero(static & ~own)
+    mean = np.where(own, image + 0.1 * drawn + 5.0, 0.0).astype(np.float32)
+    prepared = correlation.prepare_search(image, valid, static, 4, 0.1, direct=direct)
+    found = correlation.search(mean, own, prepared, is_static=False, lost=lost)
+    anew = correlation.search(mean, own, prepared, is_static=False)
+    np.testing.assert_allclose(found, anew, atol=2e-5)
+
+
+@pytest.mark.usefixtures("either_way")
 def test_two_hills_are_told_apart_and_nothing_is_no_peak() -> None:
     y, x = np.mgrid[-6:7, -6:7]
     hills = np.exp(-((y - 3) ** 2 + x**2) / 2.0) + 0.8 * np.exp(-((y + 3) ** 2 + x**2) / 2.0)

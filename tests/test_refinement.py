@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from stillstack.errors import InputError
 from stillstack.kernels import levels, moments, prediction, refinement
 from stillstack.kernels.between import lagrange
+from stillstack.kernels.columns import lost_bins
 from stillstack.kernels.denoising import pedestal_of, pixel_variance, products
 from stillstack.kernels.levels import Level, bin_banks, bin_moved, bin_weights, whitened
 from stillstack.kernels.moments import (
     N_REGRESSORS,
     LevelView,
     Moments,
-    lost_bins,
     moments_at,
     patch_around,
 )

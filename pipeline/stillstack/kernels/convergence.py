@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from stillstack.kernels import refinement
 from stillstack.kernels.between import Between
+from stillstack.kernels.columns import lost_bins
 from stillstack.kernels.levels import Array, Level, Pair
-from stillstack.kernels.moments import LevelView, lost_bins, patch_around
+from stillstack.kernels.moments import LevelView, patch_around
 from stillstack.kernels.observation import Observation, struck_pixels
 from stillstack.kernels.reference import Reference
 from stillstack.kernels.refinement import LinearFit, Residuals

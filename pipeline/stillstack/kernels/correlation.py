@@ -185,8 +185,10 @@ class Search:
     min_overlap: float
 
 
-# Products of direct sums that take as long as the transforms of an image of 256x256.
-_DIRECT_PRODUCTS = 6e6
+# Displacements at which direct sums take as long as transforms, for images of 64x64 to 320x320.
+_DIRECT_LAGS = 300
+# Single steps that take less time than the terms of all bins.
+_FEW_PRODUCTS = 20_000
 _PART = 2048
 
 
@@ -217,7 +219,7 @@ def prepare_search(
         Whether sums are made directly; None: whichever is faster.
     """
     if direct is None:
-        direct = (2 * radius + 1) ** 2 * image.size <= _DIRECT_PRODUCTS
+        direct = (2 * radius + 1) ** 2 <= _DIRECT_LAGS
     transforms = None if direct else _transforms(image, valid, radius)
     nothing = np.zeros((1, 1), np.float32)
     blank = Search(
@@ -242,7 +244,12 @@ def prepare_search(
 
 
 def search(
-    mean: NDArray[np.float32], valid: NDArray[Any], prepared: Search, *, is_static: bool
+    mean: NDArray[np.float32],
+    valid: NDArray[Any],
+    prepared: Search,
+    *,
+    is_static: bool,
+    lost: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Masked normalized correlation at every displacement of the window.
 
@@ -257,6 +264,9 @@ def search(
     is_static
         True where ``valid`` is the static array that ``prepared`` was made with: half the terms
         are known then.
+    lost
+        Where known, the places in the flat array that are valid in the static array and not in
+        this one, which lacks nothing else: a few are taken out of the static terms one by one.
 
     Returns
     -------
@@ -265,7 +275,10 @@ def search(
     """
     overlap, sums, squares = prepared.overlap, prepared.sums, prepared.squares
     if not is_static:
-        overlap, sums, squares = _own_sums(valid, prepared)
+        if lost is not None and lost.size * overlap.size <= _FEW_PRODUCTS:
+            overlap, sums, squares = _sums_without(lost, prepared)
+        else:
+            overlap, sums, squares = _own_sums(valid, prepared)
     flat, frame = _margined(prepared.shape, prepared.radius, prepared.radius)
     _centre(locked(mean), locked(valid.view(np.uint8)), frame)
     if prepared.transforms is None:
@@ -298,6 +311,31 @@ def _centre(mean, valid, out):  # type: ignore[no-untyped-def]
     for j in range(n_y):
         for i in range(n_x):
             out[j, i] = mean[j, i] - level if valid[j, i] else np.float32(0.0)
+
+
+def _sums_without(
+    lost: NDArray[np.int64], prepared: Search
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """The static terms less what some bins contribute."""
+    found = (prepared.overlap.copy(), prepared.sums.copy(), prepared.squares.copy())
+    n_y, n_x = prepared.shape
+    _take_out(locked(prepared.image), locked(prepared.valid), locked(lost), n_y, n_x, *found)
+    return found
+
+
+@compiled
+def _take_out(image, valid, lost, n_y, n_x, overlap, sums, squares):  # type: ignore[no-untyped-def]
+    radius = overlap.shape[0] // 2
+    stride = n_x + radius
+    for k in range(lost.size):
+        j, i = lost[k] // n_x, lost[k] % n_x
+        for dy in range(max(-radius, j - n_y + 1), min(radius, j) + 1):
+            for dx in range(max(-radius, i - n_x + 1), min(radius, i) + 1):
+                # Where the reference's bin lies that falls on this one.
+                at = (j - dy) * stride + i - dx
+                overlap[radius + dy, radius + dx] -= valid[at]
+                sums[radius + dy, radius + dx] -= image[at]
+                squares[radius + dy, radius + dx] -= image[at] * image[at]
 
 
 def _own_sums(

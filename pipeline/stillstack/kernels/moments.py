@@ -188,29 +188,26 @@ def _lost_sums(lost, n_y, n_x, images, place, a):  # type: ignore[no-untyped-def
     rows, columns = images.shape[3], images.shape[4]
     one = np.empty(6)
     number = 0
+    b_y, b_x, q_y, q_x = place
     for k in range(lost.size):
         j, i = lost[k] // n_x, lost[k] % n_x
-        row, column = j - place[2], i - place[3]
+        row, column = j - q_y, i - q_x
         if row < 0 or row >= rows or column < 0 or column >= columns:
             continue
-        bank = images[:, place[0], place[1], row, column]
-        root = np.float64(bank[0])
+        root = np.float64(images[0, b_y, b_x, row, column])
         if root == 0.0:
             continue
         number += 1
-        one[0], one[1] = bank[1], root
+        one[0], one[1] = images[1, b_y, b_x, row, column], root
         one[2], one[3] = root * ((j + 0.5) / n_y - 0.5), root * ((i + 0.5) / n_x - 0.5)
-        one[4], one[5] = bank[2], bank[3]
+        one[4], one[5] = images[2, b_y, b_x, row, column], images[3, b_y, b_x, row, column]
         for m in range(6):
-            for n in range(6):
+            for n in range(m, 6):
                 a[m, n] += one[m] * one[n]
+    for m in range(6):
+        for n in range(m):
+            a[m, n] = a[n, m]
     return number
-
-
-def lost_bins(static: Flags, usable: Flags) -> Indices:
-    """Places in the flat array where ``static`` is set and ``usable`` is not."""
-    lost = static & (usable ^ 1)
-    return np.flatnonzero(lost.view(np.bool_))
 
 
 def normal_matrix(level: Level, displacement: Pair, seen: LevelView) -> tuple[Array, int]:

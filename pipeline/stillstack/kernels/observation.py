@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from stillstack.errors import InputError
 from stillstack.kernels import pyramid
+from stillstack.kernels.binning import Bins, bin_frame
 from stillstack.kernels.levels import Array, Flags, Float32
-from stillstack.kernels.moments import LevelView, lost_bins
+from stillstack.kernels.moments import LevelView
 from stillstack.kernels.reference import Reference
 from stillstack.kernels.validity import value_validity
 from stillstack.model import Status
@@ -65,19 +66,17 @@ def observe(
     level = reference.levels[-1]
     own_level = pyramid.typical_level(frame, reference.frame_valid, own)
     pedestal = float(np.floor(own_level))
-    fine, usable, own, status = _binned(frame, own, pedestal, reference)
-    n_usable = reference.n_usable if usable is level.usable else int(np.count_nonzero(usable))
+    bins, own, status = _binned(frame, own, pedestal, reference)
+    fine, usable = bins.mean, bins.usable
     least = reference.settings.min_overlap * reference.n_valid
-    if n_usable * level.factor**2 < max(least, 1):
+    if (reference.n_usable - bins.lost.size) * level.factor**2 < max(least, 1):
         return int(status | Status.LOW_OVERLAP)
     if pyramid.is_flat(fine, usable) and _is_blank(frame, reference.frame_valid & own):
         return int(status | Status.BLANK)
     ceiling = _ceiling(own_level, reference) - pedestal
     brighter = bool(pyramid.exceeds(fine, ceiling))
     mean = np.minimum(fine, np.float32(ceiling)) if brighter else fine
-    nothing = np.empty(0, np.int64)
-    lost = nothing if usable is level.usable else lost_bins(level.usable, usable)
-    levels = _levels(mean, usable, lost, reference)
+    levels = _levels(mean, usable, bins.lost, reference)
     if not levels[0].usable.any():
         return int(status | Status.LOW_OVERLAP)
     return Observation(
@@ -87,29 +86,40 @@ def observe(
 
 def _binned(
     frame: NDArray[Any], valid: NDArray[np.bool_], pedestal: float, reference: Reference
-) -> tuple[Float32, Flags, NDArray[np.bool_], int]:
-    """Bins of the finest level, those that count, valid pixels, status.
+) -> tuple[Bins, NDArray[np.bool_], int]:
+    """Bins of the finest level, valid pixels, status.
 
     Whatever the common case needs is found in one pass; only a frame with values out of limits
     is looked at again, pixel by pixel.
     """
-    rules, level = reference.settings.rules, reference.levels[-1]
-    low, high = rules.limits(frame.dtype)
-    static = reference.frame_valid
-    usable = level.usable
-    if valid is static and not reference.filled:
-        fine, highest = pyramid.bin_plain(frame, pedestal, level.factor, usable)
-    else:
-        fine, usable, highest = pyramid.bin_filled(frame, static, valid, pedestal, level.factor)
-    inside = highest is not None and low <= 0.0 and highest <= high
-    if not rules.equal and (inside or not pyramid.n_outside(frame, static, valid, (low, high))):
-        return fine, level.usable if valid is static else usable, valid, 0
+    rules, static = reference.settings.rules, reference.frame_valid
+    own = None if valid is static else valid
+    bins = bin_frame(frame, reference.static_bins, own, pedestal)
+    if not rules.equal and _in_order(frame, valid, bins, reference):
+        return bins, valid, 0
     found = value_validity(frame, static & valid, rules, grow_px=SATURATION_GROWS_PX)
     status = (Status.SATURATED if found.n_saturated else 0) | (
         Status.NON_FINITE if found.n_non_finite else 0
     )
-    fine, usable, _ = pyramid.bin_filled(frame, static, found.valid, pedestal, level.factor)
-    return fine, usable, found.valid, int(status)
+    bins = bin_frame(frame, reference.static_bins, found.valid, pedestal)
+    return bins, found.valid, int(status)
+
+
+def _in_order(
+    frame: NDArray[Any], valid: NDArray[np.bool_], bins: Bins, reference: Reference
+) -> bool:
+    """Whether the values of all pixels that count are within limits."""
+    static, limits = reference.frame_valid, reference.settings.rules.limits(frame.dtype)
+    if bins.highest is not None and limits[0] <= 0.0:
+        (high,) = np.nonzero(bins.highest > limits[1])
+        if not high.size:
+            return True
+        if 2 * high.size < bins.highest.size:
+            # One hot pixel that does not count is no reason to look at the whole frame.
+            factor = reference.levels[-1].factor
+            rows = (high[:, None] * factor + np.arange(factor)).ravel()
+            frame, static, valid = frame[rows], static[rows], valid[rows]
+    return not pyramid.n_outside(frame, static, valid, limits)
 
 
 def _levels(
@@ -119,14 +129,14 @@ def _levels(
     found = [LevelView(mean, usable, lost)]
     total = mean
     for halvings, level in enumerate(reference.levels[-2::-1], 1):
-        inverse, counts, missing = level.inverse, level.usable, lost[:0]
+        total, scaled = pyramid.halve(total, level.inverse)
+        counts, gone = level.usable, lost[:0]
         if lost.size:
-            inverse, fewer = pyramid.lessened(inverse, lost, usable.shape[1], halvings)
-            if fewer:
-                counts = (inverse > 0.0).astype(np.uint8)
-                missing = lost_bins(level.usable, counts)
-        total, scaled = pyramid.halve(total, inverse)
-        found.append(LevelView(scaled, counts, missing))
+            gone = pyramid.scale_again(total, scaled, usable, counts, lost, halvings)
+        if gone.size:
+            counts = counts.copy()
+            counts.ravel()[gone] = 0
+        found.append(LevelView(scaled, counts, gone))
     return tuple(reversed(found))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stillstack.errors import InputError
 from stillstack.kernels import pyramid, smoothing
 from stillstack.kernels.between import Between, between_wide
+from stillstack.kernels.columns import lost_bins, usable_bins
 from stillstack.kernels.correlation import Search, prepare_search
 from stillstack.kernels.denoising import Denoised, denoise, is_narrow, pedestal_of, products
 from stillstack.kernels.levels import (
@@ -21,7 +22,7 @@ from stillstack.kernels.levels import (
     bin_weights,
     whitened,
 )
-from stillstack.kernels.moments import LevelView, lost_bins
+from stillstack.kernels.moments import LevelView
 from stillstack.kernels.prediction import predicted
 from stillstack.kernels.reference import Reference, Settings, digest_of
 from stillstack.kernels.refinement import fit_linear
@@ -151,7 +152,6 @@ def prepare_reference(
         unslope=np.asarray(np.linalg.inv(denoised.slope), np.float64),
         cubic=denoised.cubic,
         between=gaps,
-        filled=_is_filled(frame_valid, factor),
         n_valid=int(np.count_nonzero(valid)),
         n_usable=int(np.count_nonzero(levels[-1].usable)),
     )
@@ -288,7 +288,7 @@ def _information(denoised: Denoised, frame_valid: NDArray[np.bool_], factor: int
     """Fisher information about the displacement, along the axis that has less."""
     gradient = denoised.images[1:]
     images, whole = bin_banks([denoised.variance, *gradient], denoised.solid, factor, 1)
-    counted = pyramid.usable_bins(frame_valid, factor) > 0
+    counted = usable_bins(frame_valid, factor) > 0
     w = bin_weights(images[0, 0, 0], whole[0, 0] & counted, factor)
     binned = (images[1, 0, 0], images[2, 0, 0])
     return float(np.linalg.eigvalsh(products(binned, binned, w))[0])
@@ -298,7 +298,7 @@ def _levels(
     denoised: Denoised, frame_valid: NDArray[np.bool_], factors: tuple[int, int], points: int
 ) -> tuple[Level, ...]:
     factor, coarsest = factors
-    usable = pyramid.usable_bins(frame_valid, factor)
+    usable = usable_bins(frame_valid, factor)
     coarser_factors = []
     while coarsest > factor:
         coarser_factors.append(coarsest)
@@ -369,9 +369,3 @@ def _share_of_bins(valid: NDArray[np.bool_], factor: int) -> NDArray[np.float32]
     """Part of each bin's pixels that is valid."""
     share, _ = bin_banks([valid.astype(np.float64)], valid, factor, 1)
     return np.asarray(share[0, 0, 0], np.float32)
-
-
-def _is_filled(frame_valid: NDArray[np.bool_], factor: int) -> bool:
-    """Whether a pixel that does not count has a valid one on either side, in bins of several."""
-    lone = frame_valid[:, :-2] & frame_valid[:, 2:] & ~frame_valid[:, 1:-1]
-    return factor > 1 and bool(lone.any())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.kernels.between import Between
+from stillstack.kernels.columns import StaticBins, static_bins
 from stillstack.kernels.correlation import Search, Transforms
 from stillstack.kernels.footprints import ValidPixels
 from stillstack.kernels.levels import Array, Level
@@ -76,8 +77,6 @@ class Reference:
         does. Needed where half a pixel is far for the features, or where the gradients hold so
         much noise that ``slope`` is measured on each frame instead, since a wrong belief about the
         reference's noise would make steps too short.
-    filled
-        Whether some pixels that never count are filled in from their neighbours.
     n_valid, n_usable
         Valid pixels of the reference; bins of the finest level that count in every frame.
     """
@@ -98,7 +97,6 @@ class Reference:
     unslope: Array
     cubic: Array
     between: Between | None
-    filled: bool
     n_valid: int
     n_usable: int
 
@@ -111,6 +109,12 @@ class Reference:
     def static_pixels(self) -> ValidPixels:
         """``frame_valid`` made ready for resampling the frames in which no other pixel is out."""
         return ValidPixels(self.frame_valid, self.frame_valid.shape)
+
+    @cached_property
+    def static_bins(self) -> StaticBins:
+        """``frame_valid`` made ready for binning frames to the finest level."""
+        level = self.levels[-1]
+        return replace(static_bins(self.frame_valid, level.factor), usable=level.usable)
 
     @property
     def nbytes(self) -> int:

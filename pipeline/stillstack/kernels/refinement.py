@@ -35,9 +35,9 @@ from stillstack.kernels.moments import N_REGRESSORS, LevelView, Moments, Patch, 
 
 # Displacements between which steps change by a known amount: the slope of steps there.
 SLOPE_PX = 0.25
-# The reference may be wrong by this part of what stands above its mean before a bin stands out, and
-# by as much as it bends on the way to a fraction of a pixel: between pixels, the peak of a spot that
-# is hardly sampled is not known better.
+# The reference may be wrong by this part of what stands above its mean before a bin stands out,
+# and by as much as it bends on the way to a fraction of a pixel: between pixels, the peak of a spot
+# that is hardly sampled is not known better.
 MODEL_ERROR = 0.25
 
 

@@ -134,7 +134,7 @@ def _coarse_map(seen: Observation, reference: Reference) -> Array:
     """Correlation at every displacement of the window, at the coarsest level."""
     view, level = seen.levels[0], reference.levels[0]
     is_static = view.usable is level.usable
-    return search(view.mean, view.usable, reference.search, is_static=is_static)
+    return search(view.mean, view.usable, reference.search, is_static=is_static, lost=view.lost)
 
 
 def frame_validity(
