@@ -300,10 +300,12 @@ def _by_strips(
     limits = None
     if image.dtype.kind != "f":
         info = np.iinfo(image.dtype)
-        limits = (work.type(info.min), work.type(info.max - 1))
+        whole = np.int32(0) if image.dtype.itemsize < 4 else np.int64(0)
+        limits = (work.type(info.min - 0.5), work.type(info.max - 0.5), whole)
     return int(
         move_frame(
-            pixels,
+            pixels.reshape(-1),
+            pixels.shape,
             (axes[0].first(start[0]), axes[1].first(start[1])),
             move.cell,
             rows,
@@ -313,6 +315,7 @@ def _by_strips(
             (move.pixels.runs, move.pixels.isolated),
             limits,
             fill,
-            image,
+            width,
+            image.reshape(-1),
         )
     )

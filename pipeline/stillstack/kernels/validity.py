@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stillstack.kernels.pyramid import n_outside
+
 
 @dataclass(frozen=True)
 class ValueRules:
@@ -78,6 +80,9 @@ def value_validity(
     smallest = frame.min() if floating or low > -np.inf else largest
     finite = bool(np.isfinite(smallest) and np.isfinite(largest))
     if finite and smallest >= low and largest <= high and not rules.equal:
+        return FrameValidity(static, 0, 0, is_static=True)
+    # Where pixels that do not count anyway offend, as stuck ones do in every frame, nothing is made.
+    if not rules.equal and not n_outside(frame, static, static, (low, high)):
         return FrameValidity(static, 0, 0, is_static=True)
     offends = ~np.isfinite(frame) if floating else np.zeros(frame.shape, bool)
     n_non_finite = int(np.count_nonzero(offends & static))
