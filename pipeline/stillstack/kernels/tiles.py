@@ -57,7 +57,10 @@ def load_row(pixels, row, width, first, n, source, at):
         source[even + _U(x)] = zero
         source[odd + _U(x)] = zero
     if begin < end:
-        _load_pairs(pixels, row + first + 2 * low, high - low, source, at + low)
+        # Vectors that are stored across the lines of the cache take twice as long.
+        line = min((low + _VECTOR - 1) // _VECTOR * _VECTOR, high)
+        _load_pairs(pixels, row + first + 2 * low, line - low, source, at + low)
+        _load_pairs(pixels, row + first + 2 * line, high - line, source, at + line)
         if begin & 1:
             source[odd + _U(begin // 2)] = pixels[row + first + begin]
         if end & 1:

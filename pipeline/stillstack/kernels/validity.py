@@ -81,7 +81,7 @@ def value_validity(
     finite = bool(np.isfinite(smallest) and np.isfinite(largest))
     if finite and smallest >= low and largest <= high and not rules.equal:
         return FrameValidity(static, 0, 0, is_static=True)
-    # Where pixels that do not count anyway offend, as stuck ones do in every frame, nothing is made.
+    # Pixels that do not count may offend, as stuck ones do in every frame: nothing is made then.
     if not rules.equal and not n_outside(frame, static, static, (low, high)):
         return FrameValidity(static, 0, 0, is_static=True)
     offends = ~np.isfinite(frame) if floating else np.zeros(frame.shape, bool)
