@@ -49,9 +49,9 @@ __all__ = ["DEFAULT_INTERPOLATION", "INTERPOLATIONS", "Resampled", "ValidPixels"
 DEFAULT_INTERPOLATION: Final = "bspline"
 
 _INPUT_TYPES: Final = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")
-# Pixels of a strip: long enough that the rows which two strips share cost little to copy. Twice as
-# many do not stay in the cache that a core has for itself, half as many cost a tenth more.
-_STRIP_PIXELS: Final = 2**18
+# Pixels of a strip: long enough that the rows which two strips share cost little to copy. More do
+# not stay in the cache that a core has for itself.
+_STRIP_PIXELS: Final = 2**16
 
 
 @dataclass(frozen=True, eq=False)
