@@ -215,6 +215,20 @@ def test_a_frame_that_breaks_no_rule_gets_the_static_array_itself() -> None:
         assert (found.n_saturated, found.n_non_finite) == (0, 0)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
+def test_stuck_pixels_that_do_not_count_leave_the_static_array_as_it_is(dtype: str) -> None:
+    static, frame = flags((9, 9), 1), counts((9, 9), 1, dtype).copy()
+    frame[~static] = worst = np.nan if frame.dtype.kind == "f" else np.iinfo(dtype).max
+    assert not static.all()
+    found = value_validity(frame, static, ValueRules())
+    assert found.valid is static
+    assert found.is_static
+    frame[np.unravel_index(np.argmax(static), static.shape)] = worst
+    found = value_validity(frame, static, ValueRules())
+    assert found.n_saturated + found.n_non_finite == 1
+    assert np.count_nonzero(static & ~found.valid) == 1
+
+
 def test_offences_are_counted_where_pixels_could_count() -> None:
     frame = counts((10, 10), 2, "float32").copy()
     static = np.ones((10, 10), bool)

@@ -49,9 +49,9 @@ __all__ = ["DEFAULT_INTERPOLATION", "INTERPOLATIONS", "Resampled", "ValidPixels"
 DEFAULT_INTERPOLATION: Final = "bspline"
 
 _INPUT_TYPES: Final = ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8")
-# Pixels of a strip: long enough that the rows which two strips share cost little to copy. Twice as
-# many do not stay in the cache that a core has for itself, half as many cost a tenth more.
-_STRIP_PIXELS: Final = 2**18
+# Pixels of a strip: long enough that the rows which two strips share cost little to copy. More do
+# not stay in the cache that a core has for itself.
+_STRIP_PIXELS: Final = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,10 +300,12 @@ def _by_strips(
     limits = None
     if image.dtype.kind != "f":
         info = np.iinfo(image.dtype)
-        limits = (work.type(info.min), work.type(info.max - 1))
+        whole = np.int32(0) if image.dtype.itemsize < 4 else np.int64(0)
+        limits = (work.type(info.min - 0.5), work.type(info.max - 0.5), whole)
     return int(
         move_frame(
-            pixels,
+            pixels.reshape(-1),
+            pixels.shape,
             (axes[0].first(start[0]), axes[1].first(start[1])),
             move.cell,
             rows,
@@ -313,6 +315,7 @@ def _by_strips(
             (move.pixels.runs, move.pixels.isolated),
             limits,
             fill,
-            image,
+            width,
+            image.reshape(-1),
         )
     )

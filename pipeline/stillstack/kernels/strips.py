@@ -13,17 +13,18 @@ from typing import Final
 
 import numpy as np
 
-from stillstack.kernels.compiling import compiled
+from stillstack.kernels.compiling import compiled, compiled_inner
 from stillstack.kernels.footprints import PARTIAL, SHORT, WHOLE
 from stillstack.kernels.tiles import (
     GROUP,
     HALF,
     TILE,
     TILE_ROW,
-    load_rows,
+    load_row,
     put,
     weigh_across,
     weigh_down,
+    weigh_one,
 )
 
 ENOUGH: Final = 0.5 - 1e-9
@@ -34,89 +35,138 @@ One half to rounding: weights of 0.3 and 0.7 need not sum to one exactly.
 
 
 @compiled
-def move_frame(pixels, origin, cell, rows, lost, along, footprints, valid, limits, fill, image):
+def move_frame(
+    pixels, shape, origin, cell, rows, lost, along, footprints, valid, limits, fill, width, image
+):
     """Resample a frame a strip of ``rows`` rows at a time; return how many pixels were clipped.
 
-    ``origin`` is the input pixel of the first output's first weight, ``along`` holds the weights
-    along y and along x, ``valid`` the invalid runs and the isolated pixels. For the rest see
-    `make_strip`.
+    Frame and image are one-dimensional here, row after row; ``shape`` is the frame's, ``width`` the
+    image's. ``origin`` is the input pixel of the first output's first weight, ``along`` holds the
+    weights along y and along x, ``valid`` the invalid runs and the isolated pixels. For the rest
+    see `_make_strip`.
     """
-    (height, width), common = image.shape, along[0][0].size - 1
-    source = np.empty(((width + TILE - 1) // TILE, (rows + common) * TILE_ROW), along[0][0].dtype)
+    height, common = image.size // width, along[0][0].size - 1
+    n_tiles = (width + TILE - 1) // TILE
+    source = _aligned(n_tiles * (rows + common) * TILE_ROW, along[0][0].dtype)
+    down = _aligned(GROUP * TILE_ROW, along[0][0].dtype)
+    spans = (*footprints, _shares(along[0][3], along[1][3]))
     n_clipped = 0
     for y in range(0, height, rows):
         # Each strip keeps from the one before the rows that both need.
         kept = common if y else 0
-        load_strip(pixels, origin[0] + y + kept, origin[1], width, valid[0], valid[1], kept, source)
-        n_clipped += make_strip(
+        top = origin[0] + y + kept
+        _load_strip(pixels, shape, top, origin[1], width, kept, rows + common, source)
+        _mend_strip(pixels, shape, top, origin[1], width, kept, rows + common, source, valid)
+        n_clipped += _make_strip(
             source,
+            rows + common,
+            down,
             (cell[0] + y, cell[1]),
             lost,
             along[0],
             along[1],
-            footprints,
+            spans,
             valid[1],
             limits,
             fill,
-            image[y : y + rows],
+            width,
+            y,
+            min(y + rows, height),
+            image,
         )
     return n_clipped
 
 
 @compiled
-def load_strip(pixels, top, left, width, invalid, isolated, start, source):
-    """Fill a strip's rows from ``start`` on with the frame from (top, left) on.
+def _aligned(n, dtype):
+    """Return memory that begins with a line of the cache, so that vectors lie within lines."""
+    room = np.empty(n + 16, dtype)
+    start = (-room.ctypes.data % 64) // room.itemsize
+    return room[start : start + n]
 
-    Zero where invalid or outside. Isolated invalid pixels get what their neighbours say they should
-    hold: half the sum of the four nearest less a quarter of that of the four diagonal ones. That is
-    exact for every sum of a function of y and one of x, and as noisy as an ordinary pixel.
 
-    ``source`` has a line for each tile, of all its rows, TILE_ROW numbers each. The rows before
-    ``start`` are taken from the end of the strip before.
+@compiled_inner
+def _load_strip(pixels, shape, top, left, width, kept, n_rows, source):
+    """Fill a strip's rows but for the ``kept`` first with the frame's from (top, left) on.
+
+    ``source`` holds ``n_rows`` rows of a tile, TILE_ROW numbers each, then those of the next tile.
+    The rows that are kept are taken from the end of the strip before.
     """
-    (hole_rows, holes), (dead_rows, dead) = invalid, isolated
-    zero, kept = source.dtype.type(0), start * TILE_ROW
-    for tile in range(source.shape[0]):
-        line = source[tile]
-        head, tail = line[:kept], line[line.size - kept :]
-        for i in range(kept):
-            head[i] = tail[i]
-    load_rows(pixels, top, left, width, source, start)
-    for y in range(max(top, 0), min(top + source.shape[1] // TILE_ROW - start, pixels.shape[0])):
+    for tile in range((width + TILE - 1) // TILE):
+        to = tile * n_rows * TILE_ROW
+        tail = np.uint64(to + (n_rows - kept) * TILE_ROW)
+        for i in range(kept * TILE_ROW):
+            source[np.uint64(to) + np.uint64(i)] = source[tail + np.uint64(i)]
+        first, n = left + tile * TILE, min(TILE, width - tile * TILE)
+        for r in range(kept, n_rows):
+            y = top + r - kept
+            # Of a row beyond the frame nothing is inside.
+            there = shape[1] if 0 <= y < shape[0] else 0
+            load_row(pixels, y * shape[1], there, first, n, source, to + r * TILE_ROW)
+
+
+@compiled_inner
+def _mend_strip(pixels, shape, top, left, width, kept, n_rows, source, valid):
+    """Put zero where pixels are invalid; isolated ones get what their neighbours say.
+
+    That is half the sum of the four nearest less a quarter of that of the four diagonal ones: exact
+    for every sum of a function of y and one of x, and as noisy as an ordinary pixel.
+    """
+    (hole_rows, holes), (dead_rows, dead) = valid
+    zero = source.dtype.type(0)
+    for y in range(max(top, 0), min(top + n_rows - kept, shape[0])):
         if hole_rows[y] == hole_rows[y + 1] and dead_rows[y] == dead_rows[y + 1]:
             continue
-        at = (start + y - top) * TILE_ROW
-        for tile in range(source.shape[0]):
-            into, first = source[tile, at : at + TILE_ROW], left + tile * TILE
+        for tile in range((width + TILE - 1) // TILE):
+            at, first = (tile * n_rows + kept + y - top) * TILE_ROW, left + tile * TILE
             for i in range(hole_rows[y], hole_rows[y + 1]):
                 begin, end = max(holes[i, 0] - first, 0), min(holes[i, 1] - first, TILE_ROW)
                 if begin < end:
-                    into[(begin + 1) // 2 : (end + 1) // 2] = zero
-                    into[HALF + begin // 2 : HALF + end // 2] = zero
+                    fill_run(source, at + (begin + 1) // 2, at + (end + 1) // 2, zero)
+                    fill_run(source, at + HALF + begin // 2, at + HALF + end // 2, zero)
             for i in range(dead_rows[y], dead_rows[y + 1]):
                 x = dead[i] - first
                 if 0 <= x < TILE_ROW:
-                    value = _stand_in(pixels[y - 1], pixels[y], pixels[y + 1], dead[i])
-                    into[(x & 1) * HALF + (x >> 1)] = value
+                    value = _stand_in(pixels, y * shape[1] + dead[i], shape[1])
+                    source[at + (x & 1) * HALF + (x >> 1)] = value
 
 
-@compiled
-def _stand_in(above, row, below, x):
-    nearest = np.float64(above[x]) + np.float64(below[x])
-    nearest += np.float64(row[x - 1]) + np.float64(row[x + 1])
-    diagonal = np.float64(above[x - 1]) + np.float64(above[x + 1])
-    diagonal += np.float64(below[x - 1]) + np.float64(below[x + 1])
+@compiled_inner
+def _stand_in(pixels, at, width):
+    above, below = at - width, at + width
+    nearest = np.float64(pixels[above]) + np.float64(pixels[below])
+    nearest += np.float64(pixels[at - 1]) + np.float64(pixels[at + 1])
+    diagonal = np.float64(pixels[above - 1]) + np.float64(pixels[above + 1])
+    diagonal += np.float64(pixels[below - 1]) + np.float64(pixels[below + 1])
     return nearest / 2 - diagonal / 4
 
 
-@compiled
-def make_strip(source, cell, lost, along_y, along_x, footprints, dead, limits, fill, image):
+@compiled_inner
+def _make_strip(
+    source,
+    n_rows,
+    down,
+    cell,
+    lost,
+    along_y,
+    along_x,
+    footprints,
+    dead,
+    limits,
+    fill,
+    width,
+    top,
+    bottom,
+    image,
+):
     """Weigh, mend and store the rows of a strip; return how many valid pixels were clipped.
 
     Parameters
     ----------
-    source
-        What `load_strip` filled.
+    source, n_rows
+        What `_load_strip` filled.
+    down
+        Scratch for a group of rows of a tile.
     cell
         (y, x) of the cell in which the first output pixel lies.
     lost
@@ -127,79 +177,88 @@ def make_strip(source, cell, lost, along_y, along_x, footprints, dead, limits, f
         precision, the same as they are, the shorter kernel's, padded to four, the linear ones,
         padded to two; and the length of the shorter kernel.
     footprints
-        Rows, spans and corners of `Footprints`.
+        Rows, spans and corners of `Footprints`, and what `_shares` says.
     dead
         Of the isolated invalid pixels: where each row's begin, and the columns.
     limits
-        Lowest and highest value that an image of integers may hold; None for floats.
+        Of an image of integers, as `put` takes them; None for floats.
     fill
         What invalid pixels hold.
-    image
-        (rows, width), written.
+    width, top, bottom, image
+        The image, of which rows from top to bottom are written.
     """
-    n_rows, width = image.shape
-    down = np.empty(GROUP * TILE_ROW, source.dtype)
-    spans, shares = footprints[1], _shares(along_y[3], along_x[3])
+    span_rows, spans, corners, shares = footprints
+    dead_rows, columns = dead
     n_clipped = 0
-    for group in range(0, n_rows, GROUP):
-        for tile in range(source.shape[0]):
-            rows, left = source[tile], tile * TILE
+    for group in range(0, bottom - top, GROUP):
+        for tile in range((width + TILE - 1) // TILE):
+            left, rows = tile * TILE, (tile * n_rows + group) * TILE_ROW
             n, first = min(TILE, width - left), cell[1] + left
-            weigh_down(rows[group * TILE_ROW :], along_y[0], n, down)
-            for y in range(group, min(group + GROUP, n_rows)):
-                near = _near(dead, cell[0] + y, lost, first)
-                into, done = image[y, left : left + n], 0
-                span, last = _spans_of(footprints[0], cell[0] + y)
-                while span < last:
-                    begin, end = max(spans[span, 0] - first, 0), min(spans[span, 1] - first, n)
+            weigh_down(source, rows, along_y[0], n, down)
+            for row in range(min(GROUP, bottom - top - group)):
+                near = _near(dead_rows, cell[0] + group + row, lost, first)
+                at, done = (top + group + row) * width + left, 0
+                span, last = _spans_of(span_rows, cell[0] + group + row)
+                for i in range(span, last):
+                    begin, end = max(spans[i, 0] - first, 0), min(spans[i, 1] - first, n)
                     if begin >= end:
-                        span += 1
                         continue
-                    into[done:begin] = fill
+                    fill_run(image, at + done, at + begin, fill)
                     done = end
-                    if spans[span, 2] == WHOLE:
-                        across = down[(y - group) * TILE_ROW : (y - group + 1) * TILE_ROW]
-                        n_clipped += _weigh(
-                            across, along_x[0], limits, fill, dead[1], near, begin, into[:end]
+                    if spans[i, 2] == WHOLE:
+                        n_clipped += weigh_across(
+                            down, row, along_x[0], limits, begin, end, image, at
                         )
-                    elif spans[span, 2] == SHORT:
-                        n_clipped += _mend_short(
-                            rows,
-                            y,
-                            along_y,
-                            along_x,
+                        n_clipped -= _lose(
+                            down,
+                            row,
+                            along_x[0],
                             limits,
-                            fill,
-                            dead[1],
-                            near,
                             begin,
-                            into[:end],
+                            end,
+                            image,
+                            at,
+                            columns,
+                            near,
+                            fill,
                         )
+                    elif spans[i, 2] == SHORT:
+                        n_clipped += _mend_short(
+                            source, rows + row * TILE_ROW, along_y, along_x, limits, begin, end,
+                            image, at, columns, near, fill,
+                        )  # fmt: skip
                     else:
                         n_clipped += _mend_partial(
-                            rows, y, along_y, along_x, limits, fill, dead[1], near, begin,
-                            into[:end], shares, footprints[2],
-                            spans[span, 3] + first - spans[span, 0],
+                            source, rows + row * TILE_ROW, along_y, along_x, limits, begin, end,
+                            image, at, columns, near, fill,
+                            shares, corners, spans[i, 3] + first - spans[i, 0],
                         )  # fmt: skip
-                    span += 1
-                into[done:] = fill
+                fill_run(image, at + done, at + n, fill)
     return n_clipped
 
 
-@compiled
-def _weigh(across, taps, limits, fill, dead, near, begin, into):
-    """Weigh along x from ``begin`` on, but for pixels lost with an isolated invalid one."""
+@compiled_inner
+def fill_run(array, begin, end, value):
+    """Set the elements from ``begin`` to ``end``."""
+    for i in range(end - begin):
+        array[np.uint64(begin) + np.uint64(i)] = value
+
+
+@compiled_inner
+def _lose(down, row, taps, limits, begin, end, image, at, dead, near, fill):
+    """Fill pixels lost with an isolated invalid one; return how many were counted as clipped."""
     n_clipped = 0
     for i in range(near[0], near[1]):
         x = dead[i] - near[2]
-        if begin <= x < into.size:
-            n_clipped += weigh_across(across, taps, limits, begin, into[begin:x])
-            into[x] = fill
-            begin = x + 1
-    return n_clipped + weigh_across(across, taps, limits, begin, into[begin:])
+        if begin <= x < end:
+            # Only what is at a limit can have been clipped.
+            if limits is not None and not limits[0] + 1 < image[at + x] < limits[1] - 1:
+                n_clipped += put(weigh_one(down, row, taps, x), limits, image, at + x)
+            image[at + x] = fill
+    return n_clipped
 
 
-@compiled
+@compiled_inner
 def _is_lost(dead, near, x):
     for i in range(near[0], near[1]):  # noqa: SIM110  # compiled: no generators
         if dead[i] - near[2] == x:
@@ -207,51 +266,52 @@ def _is_lost(dead, near, x):
     return False
 
 
-@compiled
-def _mend_short(rows, y, along_y, along_x, limits, fill, dead, near, begin, into):
-    """Weigh over the shorter kernel's footprint, from column ``begin`` on."""
+@compiled_inner
+def _mend_short(source, row, along_y, along_x, limits, begin, end, image, at, dead, near, fill):
+    """Weigh over the shorter kernel's footprint, from column ``begin`` to ``end``."""
     shorter_y, shorter_x = along_y[2], along_x[2]
     p, q, r, s = shorter_x[0], shorter_x[1], shorter_x[2], shorter_x[3]
-    top = (y + (along_y[1].size - 1) // 2 - (along_y[4] - 1) // 2) * TILE_ROW
+    top = row + ((along_y[1].size - 1) // 2 - (along_y[4] - 1) // 2) * TILE_ROW
     left = (along_x[1].size - 1) // 2 - (along_x[4] - 1) // 2
     n_clipped = 0
-    for x in range(begin, into.size):
+    for x in range(begin, end):
         if _is_lost(dead, near, x):
-            into[x] = fill
+            image[at + x] = fill
             continue
         # Even columns and odd ones are apart.
         a = top + (left + x & 1) * HALF + (left + x >> 1)
         b = top + (left + x + 1 & 1) * HALF + (left + x + 1 >> 1)
         value = 0.0
         for i in range(4):
-            line = p * rows[a] + q * rows[b] + r * rows[a + 1] + s * rows[b + 1]
+            line = p * source[a] + q * source[b] + r * source[a + 1] + s * source[b + 1]
             value += shorter_y[i] * line
             a += TILE_ROW
             b += TILE_ROW
-        n_clipped += put(rows.dtype.type(value), limits, into, x)
+        n_clipped += put(source.dtype.type(value), limits, image, at + x)
     return n_clipped
 
 
-@compiled
+@compiled_inner
 def _mend_partial(
-    rows, y, along_y, along_x, limits, fill, dead, near, begin, into, shares, corners, at
-):
-    """Weigh linearly over the valid ones of the pixels around; ``corners[at + x]`` says which."""
+    source, row, along_y, along_x, limits, begin, end, image, at, dead, near, fill,
+    shares, corners, corner,
+):  # fmt: skip
+    """Weigh linearly over the valid pixels around; ``corners[corner + x]`` says which they are."""
     linear_y, linear_x = along_y[3], along_x[3]
     p, q = linear_x[0], linear_x[1]
-    top, left = (y + (along_y[1].size - 1) // 2) * TILE_ROW, (along_x[1].size - 1) // 2
+    top, left = row + (along_y[1].size - 1) // 2 * TILE_ROW, (along_x[1].size - 1) // 2
     n_clipped = 0
-    for x in range(begin, into.size):
-        share = shares[corners[at + x]]
+    for x in range(begin, end):
+        share = shares[corners[corner + x]]
         if share < ENOUGH or _is_lost(dead, near, x):
-            into[x] = fill
+            image[at + x] = fill
             continue
         a = top + (left + x & 1) * HALF + (left + x >> 1)
         b = top + (left + x + 1 & 1) * HALF + (left + x + 1 >> 1)
         # What is not valid is zero in a strip.
-        value = linear_y[0] * p * rows[a] + linear_y[0] * q * rows[b]
-        value += linear_y[1] * p * rows[a + TILE_ROW] + linear_y[1] * q * rows[b + TILE_ROW]
-        n_clipped += put(rows.dtype.type(value / share), limits, into, x)
+        value = linear_y[0] * p * source[a] + linear_y[0] * q * source[b]
+        value += linear_y[1] * p * source[a + TILE_ROW] + linear_y[1] * q * source[b + TILE_ROW]
+        n_clipped += put(source.dtype.type(value / share), limits, image, at + x)
     return n_clipped
 
 
@@ -271,14 +331,14 @@ def find_valid(cell, lost, linear_y, linear_x, footprints, dead, valid):
             at = spans[i, 3] + cell[1] - spans[i, 0]
             for x in range(start, stop):
                 row[x] = shares[footprints[2][at + x]] >= ENOUGH
-        near = _near(dead, cell[0] + y, lost, cell[1])
+        near = _near(dead[0], cell[0] + y, lost, cell[1])
         for i in range(near[0], near[1]):
             x = dead[1][i] - near[2]
             if 0 <= x < row.size:
                 row[x] = False
 
 
-@compiled
+@compiled_inner
 def _spans_of(rows, row):
     """Return the first span of a row of cells and the one after the last."""
     if row < -1 or row >= rows.shape[0] - 1:
@@ -286,14 +346,13 @@ def _spans_of(rows, row):
     return rows[row + 1, 0], rows[row + 1, 1]
 
 
-@compiled
-def _near(dead, row, lost, first):
+@compiled_inner
+def _near(rows, row, lost, first):
     """Return which isolated invalid pixels outputs of a row may be lost with.
 
     The first, the one after the last, and what to take from their columns to get the output's, in
     a row whose first output lies in the cell of column ``first``.
     """
-    rows = dead[0]
     y = row + lost[0]
     if lost[2] == 0 or y < 0 or y >= rows.size - 1:
         return 0, 0, 0

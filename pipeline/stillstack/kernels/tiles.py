@@ -4,8 +4,10 @@ A tile is a fixed number of columns, and keeps its even and its odd columns apar
 that two neighbours are made of are then nine loads, not sixteen, and weighing along x takes little
 more than weighing along y. All that is in a tile lies at distances known to the compiler, which
 otherwise has to check whether stores overwrite what is still to be loaded, and gives up. Four rows
-are weighed along y at once, for the same reason: eleven loads, not thirty-two. Each function does a
-group of rows, so that calls and slices cost little.
+are weighed along y at once, for the same reason: eleven loads, not thirty-two.
+
+Arrays are one-dimensional and whole, with the place in them beside: a slice for each row and each
+run of columns took as long as the work on some of them.
 """
 
 # mypy: disallow-untyped-defs=False, check-untyped-defs=False
@@ -16,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from stillstack.kernels.compiling import compiled
+from stillstack.kernels.compiling import compiled_inner, wide_vectors
 
 TILE: Final = 1024
 """Output columns of a tile."""
@@ -30,160 +32,175 @@ _VECTOR: Final = 16
 # As unsigned numbers: an index that could be negative keeps the compiler from vectors.
 _U: Final = np.uint64
 _ROW: Final = tuple(np.uint64(k * TILE_ROW) for k in range(11))
-_ODD: Final = tuple(np.uint64(HALF + k) for k in range(4))
+_1, _2, _3, _4 = (np.uint64(k) for k in range(1, 5))
 
 
-@compiled
-def load_rows(pixels, top, left, width, source, start):
-    """Fill a strip's rows from ``start`` on with the frame from (top, left) on, zero outside.
+@compiled_inner
+def load_row(pixels, row, width, first, n, source, at):
+    """Fill a tile's row at ``at`` with what ``n`` outputs need, zero outside the frame.
 
-    ``source`` has a line for each tile, of all its rows, TILE_ROW numbers each.
+    ``row`` is the place of the frame's row in ``pixels``, ``width`` its length, ``first`` the
+    column that the tile begins with.
     """
-    height = pixels.shape[0]
     zero = source.dtype.type(0)
-    for r in range(start, source.shape[1] // TILE_ROW):
-        y = top + r - start
-        for tile in range(source.shape[0]):
-            into = source[tile, r * TILE_ROW : (r + 1) * TILE_ROW]
-            if y < 0 or y >= height:
-                into[:] = zero
-                continue
-            # What the tile's outputs need, in whole vectors.
-            needed = min(TILE, width - tile * TILE) // 2 + 4
-            half = (needed + _VECTOR - 1) // _VECTOR * _VECTOR
-            even, odd = into[:half], into[HALF : HALF + half]
-            first, row = left + tile * TILE, pixels[y]
-            begin = min(max(-first, 0), 2 * half)
-            end = max(min(row.size - first, 2 * half), begin)
-            # The pairs of which both are there.
-            low = (begin + 1) // 2
-            high = max(end // 2, low)
-            even[: min(low, half)] = zero
-            odd[: min(low, half)] = zero
-            even[high:] = zero
-            odd[high:] = zero
-            if high > low:
-                pairs, even, odd = row[first + 2 * low :], even[low:high], odd[low:high]
-                for i in range(high - low):
-                    x = _U(i)
-                    even[x] = pairs[_U(2) * x]
-                    odd[x] = pairs[_U(2) * x + _U(1)]
-            if begin & 1 and begin < end:
-                into[HALF + begin // 2] = row[first + begin]
-            if end & 1 and begin < end:
-                into[end // 2] = row[first + end - 1]
+    half = _needed(n)
+    begin = min(max(-first, 0), 2 * half)
+    end = max(min(width - first, 2 * half), begin)
+    # The pairs of which both are there.
+    low = (begin + 1) // 2
+    high = max(end // 2, low)
+    even, odd = _U(at), _U(at + HALF)
+    for x in range(low):
+        source[even + _U(x)] = zero
+        source[odd + _U(x)] = zero
+    for x in range(high, half):
+        source[even + _U(x)] = zero
+        source[odd + _U(x)] = zero
+    if begin < end:
+        # Vectors that are stored across the lines of the cache take twice as long.
+        line = min((low + _VECTOR - 1) // _VECTOR * _VECTOR, high)
+        _load_pairs(pixels, row + first + 2 * low, line - low, source, at + low)
+        _load_pairs(pixels, row + first + 2 * line, high - line, source, at + line)
+        if begin & 1:
+            source[odd + _U(begin // 2)] = pixels[row + first + begin]
+        if end & 1:
+            source[even + _U(end // 2)] = pixels[row + first + end - 1]
 
 
-@compiled
-def weigh_down(rows, taps, n, down):
-    """Weigh a tile's rows along y, for the columns that ``n`` outputs need.
+@compiled_inner
+def _load_pairs(pixels, start, n, source, at):
+    wide_vectors()
+    pair, even, odd = _U(start), _U(at), _U(at + HALF)
+    for i in range(n):
+        x = _U(i)
+        source[even + x] = pixels[pair + _2 * x]
+        source[odd + x] = pixels[pair + _2 * x + _1]
+
+
+@compiled_inner
+def _needed(n):
+    """Return how many even columns, and odd ones, ``n`` outputs need, in whole vectors."""
+    return (n // 2 + 4 + _VECTOR - 1) // _VECTOR * _VECTOR
+
+
+@compiled_inner
+def weigh_down(source, at, taps, n, down):
+    """Weigh a tile's rows from ``at`` on along y, for the columns that ``n`` outputs need.
 
     The taps are four or eight; zeros fill up shorter kernels. They come before the first output
     row's own: rows r to r + taps.size - 1 make row r.
     """
-    half = (n // 2 + 4 + _VECTOR - 1) // _VECTOR * _VECTOR
+    wide_vectors()
+    half = _needed(n)
     p, q, r, s = taps[0], taps[1], taps[2], taps[3]
     if taps.size == 4:
         for start in (0, HALF):
-            source, into = rows[start:], down[start:]
+            rows, into = _U(at + start), _U(start)
             for i in range(half):
-                x = _U(i)
+                x, to = rows + _U(i), into + _U(i)
                 a, b, c = source[x], source[x + _ROW[1]], source[x + _ROW[2]]
                 d, e, f = source[x + _ROW[3]], source[x + _ROW[4]], source[x + _ROW[5]]
                 g = source[x + _ROW[6]]
-                into[x] = p * a + q * b + r * c + s * d
-                into[x + _ROW[1]] = p * b + q * c + r * d + s * e
-                into[x + _ROW[2]] = p * c + q * d + r * e + s * f
-                into[x + _ROW[3]] = p * d + q * e + r * f + s * g
+                down[to] = p * a + q * b + r * c + s * d
+                down[to + _ROW[1]] = p * b + q * c + r * d + s * e
+                down[to + _ROW[2]] = p * c + q * d + r * e + s * f
+                down[to + _ROW[3]] = p * d + q * e + r * f + s * g
         return
     t, u, v, w = taps[4], taps[5], taps[6], taps[7]
     for start in (0, HALF):
-        source, into = rows[start:], down[start:]
+        rows, into = _U(at + start), _U(start)
         for i in range(half):
-            x = _U(i)
+            x, to = rows + _U(i), into + _U(i)
             a, b, c, d = source[x], source[x + _ROW[1]], source[x + _ROW[2]], source[x + _ROW[3]]
             e, f, g = source[x + _ROW[4]], source[x + _ROW[5]], source[x + _ROW[6]]
             h, j, k = source[x + _ROW[7]], source[x + _ROW[8]], source[x + _ROW[9]]
             m = source[x + _ROW[10]]
-            into[x] = (p * a + q * b + r * c + s * d) + (t * e + u * f + v * g + w * h)
-            into[x + _ROW[1]] = (p * b + q * c + r * d + s * e) + (t * f + u * g + v * h + w * j)
-            into[x + _ROW[2]] = (p * c + q * d + r * e + s * f) + (t * g + u * h + v * j + w * k)
-            into[x + _ROW[3]] = (p * d + q * e + r * f + s * g) + (t * h + u * j + v * k + w * m)
+            down[to] = p * a + q * b + r * c + s * d + t * e + u * f + v * g + w * h
+            down[to + _ROW[1]] = p * b + q * c + r * d + s * e + t * f + u * g + v * h + w * j
+            down[to + _ROW[2]] = p * c + q * d + r * e + s * f + t * g + u * h + v * j + w * k
+            down[to + _ROW[3]] = p * d + q * e + r * f + s * g + t * h + u * j + v * k + w * m
 
 
-@compiled
-def weigh_across(down, taps, limits, begin, into):
-    """Weigh a row along x into the pixels from the tile's column ``begin`` on.
+@compiled_inner
+def weigh_across(down, row, taps, limits, begin, end, image, at):
+    """Weigh a row of ``down`` along x into a tile's columns from ``begin`` to ``end``.
 
-    With ``limits`` they are rounded, clipped and counted: returns how many were clipped.
+    They are stored from ``image[at + begin]`` on. With ``limits`` they are rounded, clipped and
+    counted: returns how many were clipped. For limits see `put`.
     """
+    wide_vectors()
     p, q, r, s = taps[0], taps[1], taps[2], taps[3]
     # Ones are the outputs at begin, begin + 2, ..., others those between.
-    ones = down[(begin & 1) * HALF + begin // 2 :]
-    others = down[(1 - (begin & 1)) * HALF + (begin + 1) // 2 :]
+    ones = _U(row * TILE_ROW + (begin & 1) * HALF + begin // 2)
+    others = _U(row * TILE_ROW + (1 - (begin & 1)) * HALF + (begin + 1) // 2)
+    into = _U(at + begin)
     # Kept to 32 bits: a counter of 64 would halve the width of all vectors.
     clipped = np.int32(0)
     if taps.size == 4:
-        for i in range(into.size // 2):
-            x = _U(i)
-            a, c, e = ones[x], ones[x + _U(1)], ones[x + _U(2)]
-            b, d = others[x], others[x + _U(1)]
+        for i in range((end - begin) // 2):
+            x, y, to = ones + _U(i), others + _U(i), into + _2 * _U(i)
+            a, c, e = down[x], down[x + _1], down[x + _2]
+            b, d = down[y], down[y + _1]
             one = p * a + q * b + r * c + s * d
             other = p * b + q * c + r * d + s * e
             if limits is None:
-                into[_U(2) * x] = one
-                into[_U(2) * x + _U(1)] = other
+                image[to] = one
+                image[to + _1] = other
             else:
-                low, high = limits
-                one, other = np.rint(one), np.rint(other)
                 # Written so that each is one instruction, and that a NaN, which only overflow can
                 # make, is clipped too.
+                low, high, whole = limits
                 first, second = one if one > low else low, other if other > low else low
                 first, second = first if first < high else high, second if second < high else high
                 clipped = np.int32(clipped + np.int32(first != one) + np.int32(second != other))
-                into[_U(2) * x] = into.dtype.type(first)
-                into[_U(2) * x + _U(1)] = into.dtype.type(second)
+                image[to] = type(whole)(np.rint(first))
+                image[to + _1] = type(whole)(np.rint(second))
     else:
         t, u, v, w = taps[4], taps[5], taps[6], taps[7]
-        for i in range(into.size // 2):
-            x = _U(i)
-            a, c, e, g = ones[x], ones[x + _U(1)], ones[x + _U(2)], ones[x + _U(3)]
-            b, d, f, h = others[x], others[x + _U(1)], others[x + _U(2)], others[x + _U(3)]
-            j = ones[x + _U(4)]
-            one = (p * a + q * b + r * c + s * d) + (t * e + u * f + v * g + w * h)
-            other = (p * b + q * c + r * d + s * e) + (t * f + u * g + v * h + w * j)
+        for i in range((end - begin) // 2):
+            x, y, to = ones + _U(i), others + _U(i), into + _2 * _U(i)
+            a, c, e, g, j = down[x], down[x + _1], down[x + _2], down[x + _3], down[x + _4]
+            b, d, f, h = down[y], down[y + _1], down[y + _2], down[y + _3]
+            one = p * a + q * b + r * c + s * d + t * e + u * f + v * g + w * h
+            other = p * b + q * c + r * d + s * e + t * f + u * g + v * h + w * j
             if limits is None:
-                into[_U(2) * x] = one
-                into[_U(2) * x + _U(1)] = other
+                image[to] = one
+                image[to + _1] = other
             else:
-                low, high = limits
-                one, other = np.rint(one), np.rint(other)
+                low, high, whole = limits
                 first, second = one if one > low else low, other if other > low else low
                 first, second = first if first < high else high, second if second < high else high
                 clipped = np.int32(clipped + np.int32(first != one) + np.int32(second != other))
-                into[_U(2) * x] = into.dtype.type(first)
-                into[_U(2) * x + _U(1)] = into.dtype.type(second)
-    if into.size & 1:
-        x = into.size // 2
-        last = p * ones[x] + q * others[x] + r * ones[x + 1] + s * others[x + 1]
-        if taps.size == 8:
-            t, u, v, w = taps[4], taps[5], taps[6], taps[7]
-            a, b, c, d = ones[x], others[x], ones[x + 1], others[x + 1]
-            e, f, g, h = ones[x + 2], others[x + 2], ones[x + 3], others[x + 3]
-            last = (p * a + q * b + r * c + s * d) + (t * e + u * f + v * g + w * h)
-        clipped += put(last, limits, into, into.size - 1)
+                image[to] = type(whole)(np.rint(first))
+                image[to + _1] = type(whole)(np.rint(second))
+    if end - begin & 1:
+        last = weigh_one(down, row, taps, end - 1)
+        clipped += put(last, limits, image, at + end - 1)
     return clipped
 
 
-@compiled
-def put(value, limits, into, x):
-    """Store one value as the rows of `weigh_across` are; return 1 where it was clipped."""
+@compiled_inner
+def weigh_one(down, row, taps, column):
+    """Return what a row of ``down`` makes at one column of the tile."""
+    value = taps.dtype.type(0)
+    for k in range(taps.size):
+        x = column + k
+        value += taps[k] * down[row * TILE_ROW + (x & 1) * HALF + (x >> 1)]
+    return value
+
+
+@compiled_inner
+def put(value, limits, image, at):
+    """Store one value as `weigh_across` does; return 1 where it was clipped.
+
+    ``limits`` are the least and the greatest value that round to one in range, and a zero of the
+    type by way of which numbers become whole; None for images of floats.
+    """
     if limits is None:
-        into[x] = value
+        image[at] = value
         return np.int32(0)
-    low, high = limits
-    value = np.rint(value)
+    low, high, whole = limits
     inside = value if value > low else low
     inside = inside if inside < high else high
-    into[x] = into.dtype.type(inside)
+    image[at] = type(whole)(np.rint(inside))
     return np.int32(inside != value)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stillstack.kernels.pyramid import n_outside
+
+_COMPILABLE: Final = frozenset("bBhHiIlLqQfd")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,10 @@ def value_validity(
     smallest = frame.min() if floating or low > -np.inf else largest
     finite = bool(np.isfinite(smallest) and np.isfinite(largest))
     if finite and smallest >= low and largest <= high and not rules.equal:
+        return FrameValidity(static, 0, 0, is_static=True)
+    # Pixels that do not count may offend, as stuck ones do in every frame: nothing is made then.
+    compilable = frame.dtype.isnative and frame.dtype.char in _COMPILABLE
+    if compilable and not rules.equal and not n_outside(frame, static, static, (low, high)):
         return FrameValidity(static, 0, 0, is_static=True)
     offends = ~np.isfinite(frame) if floating else np.zeros(frame.shape, bool)
     n_non_finite = int(np.count_nonzero(offends & static))
