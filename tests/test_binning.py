@@ -90,7 +90,8 @@ def are_the_same(one: Bins, other: Bins) -> bool:
     return (
         one.mean.tobytes() == other.mean.tobytes()
         and np.array_equal(one.usable, other.usable)
-        and (one.highest is None or np.array_equal(one.highest, other.highest))
+        and (one.highest is None) == (other.highest is None)
+        and (one.highest is None or bool(np.all(one.highest == other.highest)))
     )
 
 

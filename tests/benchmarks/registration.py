@@ -5,8 +5,10 @@ shifts are known. Every answer is checked before anything is timed. Frames come 
 different ones are taken in turn as no cache holds (12 of 2048x2048), and the figure is the mean
 over them of the least time of each. Memory is what the process grows by, above its level before
 the first call on frames of that size, so that scratch kept between calls counts; the code was
-compiled and run before, on small frames. ``--short`` takes fewer runs and leaves out 8192x8192,
-``--out FILE`` writes the tables as Markdown, ``--strict`` exits with 1 if a figure is missed.
+compiled and run before, on small frames. What is compared is timed by turns in one process.
+``--short`` takes fewer runs, leaves out 8192x8192 (whose frames and reference take minutes and
+8 GiB to make) and looks at scikit-image's memory on 1024x1024. ``--out FILE`` writes the tables as
+Markdown, ``--strict`` exits with 1 if a figure is missed.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,15 @@ class Case:
         return [self.valid & (rng.random(self.valid.shape) > OUT) for _ in self.frames]
 
 
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """Frames, and how they are registered."""
+
+    frames: list[NDArray[Any]]
+    reference: Reference
+    own: list[Any]
+
+
 def make_case(side: int, width: float, n_frames: int | None = None) -> Case:
     shape = (side, side)
     rng = np.random.default_rng(side)
@@ -97,15 +108,19 @@ def check(case: Case, reference: Reference, own: list[Any]) -> float:
     return float(np.max(errors))
 
 
-def least_seconds(case: Case, reference: Reference, own: list[Any], rounds: int) -> float:
-    """Mean over the frames of the least CPU time of each, s; the frames are taken in turn."""
-    best = np.full(len(case.frames), np.inf)
+def least_seconds(kinds: list[Kind], rounds: int) -> list[float]:
+    """For each kind, mean over its frames of the least CPU time of each, s.
+
+    The frames are taken in turn and the kinds by turns, so that all see the same machine.
+    """
+    best = [np.full(len(kind.frames), np.inf) for kind in kinds]
     for _ in range(rounds):
-        for k, (frame, valid) in enumerate(zip(case.frames, own, strict=True)):
-            started = time.process_time()
-            register_frame(frame, reference, valid)
-            best[k] = min(best[k], time.process_time() - started)
-    return float(best.mean())
+        for kind, least in zip(kinds, best, strict=True):
+            for k, (frame, valid) in enumerate(zip(kind.frames, kind.own, strict=True)):
+                started = time.process_time()
+                register_frame(frame, kind.reference, valid)
+                least[k] = min(least[k], time.process_time() - started)
+    return [float(least.mean()) for least in best]
 
 
 # ------------------------------------------------------------------ memory of one call
@@ -183,27 +198,35 @@ def cost_of_prepare(side: int, width: float) -> tuple[float, int, int]:
 # ------------------------------------------------------------------ time of one call
 
 
-def time_of_size(side: int, width: float, rounds: int) -> tuple[float, float, int]:
-    """Seconds a frame, largest error and number of frames."""
-    case = make_case(side, width)
+def time_of_kinds(side: int, rounds: int) -> dict[str, tuple[float, float, int]]:
+    """For each kind of frame: seconds, largest error, and how many frames."""
+    case, narrow = make_case(side, 9.0), make_case(side, 3.0)
     reference = case.reference()
-    own = [None] * len(case.frames)
-    error = check(case, reference, own)
-    return least_seconds(case, reference, own, rounds), error, len(case.frames)
+    nothing: list[Any] = [None] * len(case.frames)
+    single = replace(case, frames=[frame.astype(np.float32) for frame in case.frames])
+    kinds = {
+        "static": (case, reference, nothing),
+        "own": (case, reference, case.validities()),
+        "float32": (single, reference, nothing),
+        "narrow": (narrow, narrow.reference(), [None] * len(narrow.frames)),
+    }
+    errors = [check(*kind) for kind in kinds.values()]
+    found = least_seconds([Kind(c.frames, to, own) for c, to, own in kinds.values()], rounds)
+    return {
+        name: (seconds, error, len(own))
+        for (name, (_, _, own)), seconds, error in zip(kinds.items(), found, errors, strict=True)
+    }
 
 
-def time_of_own_valid(side: int, width: float, rounds: int) -> tuple[float, float, float]:
-    """Seconds a frame with static valid pixels and with one in a hundred out; largest error."""
-    case = make_case(side, width)
-    reference = case.reference()
-    static: list[Any] = [None] * len(case.frames)
-    own: list[Any] = list(case.validities())
-    error = check(case, reference, own)
-    seconds = [np.inf, np.inf]
-    for _ in range(2):  # by turns, so that both see the same machine
-        for k, chosen in enumerate((static, own)):
-            seconds[k] = min(seconds[k], least_seconds(case, reference, chosen, rounds // 2 + 1))
-    return seconds[0], seconds[1], error
+def time_of_sizes(sides: tuple[int, ...], rounds: int) -> list[tuple[float, float, int]]:
+    """For each size of frame: seconds, largest error, and how many frames."""
+    cases = [make_case(side, 9.0) for side in sides]
+    kinds, errors = [], []
+    for case in cases:
+        kinds.append(Kind(list(case.frames), case.reference(), [None] * len(case.frames)))
+        errors.append(check(case, kinds[-1].reference, kinds[-1].own))
+    found = least_seconds(kinds, rounds)
+    return [(s, e, len(c.frames)) for s, e, c in zip(found, errors, cases, strict=True)]
 
 
 def time_of_peer(name: str, runs: int) -> tuple[float, float]:
@@ -254,6 +277,7 @@ PEERS: dict[str, Callable[[Case, int], Any]] = {
     "scikit-image, masked, float32": _skimage_float32,
     "SimpleITK, masked, float32, one thread": _simple_itk,
 }
+SINGLE = "scikit-image, masked, float32"
 FACTORS = {
     "scikit-image, masked, uint16": 5000,
     "SimpleITK, masked, float32, one thread": 10_000,
@@ -272,29 +296,18 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def speed_rows(chosen: argparse.Namespace) -> list[Row]:
     rounds, runs = (10, 1) if chosen.short else (60, 3)
-    rows = []
-    one, error, n = apart(time_of_size, 2048, 9.0, rounds)
-    rows.append(Row((f"stillstack, rings of 9 px, {n} frames in turn", ms(one), "1", px(error))))
-    before, own, error = apart(time_of_own_valid, 2048, 9.0, rounds)
-    rows.append(
-        Row(
-            (
-                "stillstack, each frame with its own valid pixels, 1 % of them out",
-                ms(own),
-                f"{own / before:.2f} x {ms(before)}",
-                px(error),
-            ),
-            "at most 1.5",
-            own <= 1.5 * before,
-        )
-    )
-    one = min(one, before)
-    seconds, error, n = apart(time_of_size, 2048, 3.0, rounds)
-    rows.append(
-        Row(
-            (f"stillstack, rings of 3 px, {n} in turn", ms(seconds), times(seconds, one), px(error))
-        )
-    )
+    kinds = apart(time_of_kinds, 2048, rounds)
+    one, error, n = kinds["static"]
+    rows = [Row((f"stillstack, rings of 9 px, {n} frames in turn", ms(one), "1", px(error)))]
+    own, error, _ = kinds["own"]
+    what = "stillstack, each frame with its own valid pixels, 1 % of them out"
+    cells = (what, ms(own), times(own, one), px(error))
+    rows.append(Row(cells, "at most 1.5", own <= 1.5 * one))
+    for name, what in (("float32", "float32 input"), ("narrow", "rings of 3 px")):
+        seconds, error, n = kinds[name]
+        cells = (f"stillstack, {what}, {n} in turn", ms(seconds), times(seconds, one), px(error))
+        rows.append(Row(cells))
+    single = kinds["float32"][0]
     for name in PEERS:
         if name.startswith("SimpleITK") and importlib.util.find_spec("SimpleITK") is None:
             continue
@@ -302,23 +315,20 @@ def speed_rows(chosen: argparse.Namespace) -> list[Row]:
         wanted = FACTORS.get(name)
         must = "" if wanted is None else f"at least {wanted:,}"
         reached = None if wanted is None else seconds >= wanted * one
-        rows.append(Row((name, ms(seconds), times(seconds, one), px(error)), must, reached))
+        ratio = times(seconds, one)
+        if name == SINGLE:
+            ratio += f"; {times(seconds, single)} times ours of float32"
+        rows.append(Row((name, ms(seconds), ratio, px(error)), must, reached))
     return rows
 
 
 def size_rows(chosen: argparse.Namespace) -> list[Row]:
-    rounds = 10 if chosen.short else 60
-    base, base_error, base_n = apart(time_of_size, 2048, 9.0, rounds)
-    unit = base / 2048**2
+    sides = (2048, 256, 1024, 4096) if chosen.short else (2048, 256, 1024, 4096, 8192)
+    found = dict(zip(sides, apart(time_of_sizes, sides, 10 if chosen.short else 60), strict=True))
+    unit = found[2048][0] / 2048**2
     rows = []
-    for side in (256, 1024, 2048, 4096, 8192):
-        if side == 8192 and chosen.short:
-            continue
-        if side == 2048:
-            seconds, error, n = base, base_error, base_n
-        else:
-            few = max(4, rounds * 2048 // side // 4) if side > 2048 else rounds
-            seconds, error, n = apart(time_of_size, side, 9.0, few)
+    for side in sorted(sides):
+        seconds, error, n = found[side]
         relative = seconds / side**2 / unit
         must, reached = "", None
         if side == 256:
@@ -352,11 +362,13 @@ def memory_rows(chosen: argparse.Namespace) -> list[Row]:
             used <= 2.0 * frame,
         )
     )
+    peer = 1024 if chosen.short else side
     for dtype in ("uint16",) if chosen.short else ("uint16", "float32"):
-        used = apart(memory_of_skimage, side, width, dtype)
-        rows.append(Row((f"scikit-image, masked, {dtype}", mib(used), f"{used / frame:.1f}", "")))
+        used = apart(memory_of_skimage, peer, width, dtype)
+        name = f"scikit-image, masked, {dtype}, {peer}x{peer}"
+        rows.append(Row((name, mib(used), f"{used / (4 * peer**2):.1f}", "")))
     for width, size in (
-        ((9.0, 2048), (3.0, 2048))
+        ((9.0, 2048),)
         if chosen.short
         else (
             (9.0, 1024),

@@ -319,7 +319,7 @@ def bin_frame(
         Whole number of counts.
     """
     factor, frame = static.factor, locked(frame)
-    out = np.empty(static.usable.shape, np.float32)
+    out: Float32 = np.empty(static.usable.shape, np.float32)
     packed = frame.dtype == np.uint16 and factor in _WORDS and frame.shape[1] % factor == 0
     if own is None and not static.filled:
         if not packed:
@@ -354,7 +354,7 @@ def _filled_packed(
 ) -> NDArray[np.uint16]:
     factor, highest = static.factor, np.empty(out.shape[0], np.uint16)
     band = _band(frame, factor)
-    words = band.view(_WORDS[factor])
+    words: NDArray[Any] = band.view(_WORDS[factor])
     level = np.int32(pedestal * factor**2)
     rest = (own, static.columns, static.filled, level, band, words, usable, out, highest)
     if factor == 2:

@@ -6,7 +6,7 @@ bin of 4x4 in seven. Where bins are single pixels nothing is filled.
 
 The valid pixels of all frames are kept as bits, one byte for a column of a bin's pixels. A frame's
 own are packed the same way while they are read, so that all rows of a bin are compared, and lone
-pixels found, at once; and that of the static ones an eighth or a quarter is read.
+pixels found, at once, and of the static ones a fraction of the bytes is read.
 """
 
 from __future__ import annotations
