@@ -130,7 +130,9 @@ def test_the_doubt_is_part_of_a_frames_error_bar() -> None:
     frame = np.random.default_rng(2).poisson(scene.expected((1.3, -2.4)))
     doubted = replace(
         reference,
-        between=replace(weights_of(reference), doubt=np.full_like(weights_of(reference).doubt, 3.0)),
+        between=replace(
+            weights_of(reference), doubt=np.full_like(weights_of(reference).doubt, 3.0)
+        ),
     )
     before, after = register_frame(frame, reference), register_frame(frame, doubted)
     np.testing.assert_array_equal(after.shift, before.shift)
