@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stillstack.errors import InputError
 from stillstack.kernels import levels, moments, prediction, refinement
-from stillstack.kernels.between import between_wide, lagrange
+from stillstack.kernels.between import lagrange
 from stillstack.kernels.denoising import pedestal_of, pixel_variance, products
 from stillstack.kernels.levels import Level, bin_banks, bin_moved, bin_weights, whitened
 from stillstack.kernels.moments import (

@@ -375,8 +375,8 @@ def residuals(
     level, fit, seen
         As in :func:`fit_linear`.
     limit, marks
-        Bins whose weighted residual is beyond the limit, and what the reference may be wrong by, are
-        counted, and marked in ``marks``: 1 where it is positive, -1 where negative.
+        Bins whose weighted residual is beyond the limit, and what the reference may be wrong by,
+        are counted, and marked in ``marks``: 1 where it is positive, -1 where negative.
     between
         Weights by which the reference is moved between whole pixels; by its gradient, if None.
     """
