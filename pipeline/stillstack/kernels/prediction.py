@@ -178,7 +178,7 @@ def _designed(power: Array, folded: Array | None, share: Array, points: int) -> 
         odd = sines @ power / slope + wrong
         system[:, :points, :points] += BIAS_WEIGHT * odd[:, :, None] * odd[:, None, :]
     weights = np.linalg.solve(system, right[..., None])[:, :points, 0]
-    return weights, np.abs((weights * wrong).sum(axis=1))
+    return np.asarray(weights, np.float64), np.abs((weights * wrong).sum(axis=1))
 
 
 def _centred(kernel: Array) -> Array:
