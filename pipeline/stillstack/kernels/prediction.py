@@ -177,8 +177,8 @@ def _designed(power: Array, folded: Array | None, share: Array, points: int) -> 
         wrong = (np.sin(np.multiply.outer(apart, _WAVES - 2.0 * np.pi)) - sines) @ folded / slope
         odd = sines @ power / slope + wrong
         system[:, :points, :points] += BIAS_WEIGHT * odd[:, :, None] * odd[:, None, :]
-    weights = np.asarray(np.linalg.solve(system, right[..., None])[:, :points, 0], np.float64)
-    return weights, np.abs((weights * wrong).sum(axis=1))
+    weights = np.linalg.solve(system, right[..., None])[:, :points, 0]
+    return np.asarray(weights, np.float64), np.abs((weights * wrong).sum(axis=1))
 
 
 def _centred(kernel: Array) -> Array:

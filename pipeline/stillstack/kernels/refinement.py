@@ -35,9 +35,9 @@ from stillstack.kernels.moments import N_REGRESSORS, LevelView, Moments, Patch, 
 
 # Displacements between which steps change by a known amount: the slope of steps there.
 SLOPE_PX = 0.25
-# The reference may be wrong by this part of what stands above its mean before a bin stands out,
-# and by as much as it bends on the way to a fraction of a pixel: between pixels, the peak of a spot
-# that is hardly sampled is not known better.
+# The reference may be wrong by this part of what stands above its mean, and by all that it bends on
+# the way to a fraction of a pixel, before a bin stands out: between pixels, the peak of a spot that
+# is hardly sampled is not known better.
 MODEL_ERROR = 0.25
 
 
@@ -375,8 +375,8 @@ def residuals(
     level, fit, seen
         As in :func:`fit_linear`.
     limit, marks
-        Bins whose weighted residual is beyond the limit, and a quarter of the signal more, are
-        counted, and marked in ``marks``: 1 where it is positive, -1 where negative.
+        Bins whose weighted residual is beyond the limit, and what the reference may be wrong by,
+        are counted, and marked in ``marks``: 1 where it is positive, -1 where negative.
     between
         Weights by which the reference is moved between whole pixels; by its gradient, if None.
     """
