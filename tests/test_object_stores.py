@@ -40,6 +40,7 @@ from stillstack.storage import (
     BlockRecord,
     RunStore,
     RunTemplate,
+    cloud,
     digest_store,
     inspect_output,
     lease,
@@ -201,6 +202,22 @@ def test_nothing_is_lost_or_doubled_where_requests_fail(
 def ledger_numbers(place: Address) -> list[int]:
     found = RemoteObjects(place).names("run/ledger-align")
     return [int(name.removesuffix(".json")) for name in found]
+
+
+def test_an_answer_that_comes_too_late_is_asked_for_again(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud, "_TIMEOUTS", {"connect_timeout": "5s", "timeout": "1s"})
+    # what was asked for first arrives after what was asked for again
+    bucket.front.fault = lambda request: 3.0 if request.number % 20 == 7 else None
+    place = bucket.place("out.zarr")
+    write_run(place)
+    late = bucket.front.injected["3.0"]
+    bucket.front.fault = lambda _: None
+    assert late > 2
+    assert any(count > 1 for count in bucket.front.stored.values())
+    assert digest_store(place) == digest_store(write_run(tmp_path / "out.zarr").path)
+    assert ledger_numbers(place) == [0, 1, 2]
 
 
 # The ledger

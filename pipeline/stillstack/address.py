@@ -140,9 +140,8 @@ def portable(place: Location) -> str | Address:
 def place_fault(path: str, options: Mapping[str, Any]) -> str:
     """Say what is wrong with a place and its options, in words; empty when nothing is."""
     if not is_address(path):
-        return "options belong to addresses such as s3://bucket/folder, not to paths" * bool(
-            options
-        )
+        fault = "options belong to addresses such as s3://bucket/folder, not to paths"
+        return fault if options else ""
     scheme, _, rest = path.partition(SEPARATOR)
     if scheme not in OPTIONS:
         return f"{scheme}:// is not a kind of address that can be used: {_listed(OPTIONS, '://')}"
