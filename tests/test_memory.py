@@ -108,6 +108,7 @@ def check(folder: Path, case: tuple[int, str, int, int], kind: str) -> None:
     assert max(ratios) <= 1.0, ratios
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", SMALL)
 def test_real_processes_take_what_the_plan_says(
     tmp_path: Path, case: tuple[int, str, int, int]
