@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 # ------------------------------------------------------------------ Slurm
 
 
+def skip_without_dask_jobqueue() -> None:
+    if find_spec("dask_jobqueue") is None:  # to import it would have Ctrl-C end the tests at once
+        pytest.skip("dask-jobqueue is not installed")
+
+
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[dict[str, str]]:
-    pytest.importorskip("dask_jobqueue")
+    skip_without_dask_jobqueue()
     why_not = slurm.missing()
     if why_not:
         pytest.skip(why_not)
@@ -171,7 +177,7 @@ except Exception as error:
     assert "colour" in str(error), error
 assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """
-    pytest.importorskip("dask_jobqueue")
+    skip_without_dask_jobqueue()
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

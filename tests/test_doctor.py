@@ -174,7 +174,7 @@ def test_a_plain_worker_lacks_caps_and_one_with_little_memory_is_refused(
     assert found["checks"]["memory"]["state"] == "error"
     assert "95.37 MiB" in said(found["checks"]["memory"])
     assert found["checks"]["threads"]["state"] == "warning"
-    assert "without NUMBA_NUM_THREADS" in said(found["checks"]["threads"])
+    assert "No NUMBA_NUM_THREADS in" in said(found["checks"]["threads"])
     assert "steps of 65536 bytes" in said(found["checks"]["threads"])
 
 

@@ -86,14 +86,14 @@ def check_versions(
     for text, addresses in apart.items():
         if text:
             found.error(
-                f"{_workers(addresses)} have other versions than this process: {text}.",
+                f"Other versions than here on {_workers(addresses)}: {text}.",
                 "Tasks may fail there, or give other bits than elsewhere.",
                 "Make the environments the same: the same lock file, container or folder.",
             )
     text = _differences(mine, _versions(scheduler), ("python", *_OF_SCHEDULER))
     if text:
         found.error(
-            f"The scheduler has other versions than this process: {text}.",
+            f"Other versions than here in the scheduler: {text}.",
             "It unpacks the tasks that it hands on, and may fail to.",
             "Start it in the environment in which you start the run.",
         )
@@ -127,7 +127,7 @@ def check_input(own: InputView, views: Views) -> Check:
         reasons = [text for text in (seen.fingerprint, seen.frame) if not _is_digest(text)]
         what = reasons[0] if reasons else "other files, or other pixels, are under its path"
         found.error(
-            f"{_workers(addresses)} do not see the input as this process does: {what}.",
+            f"The input as {_workers(addresses)} would read it is not the one here: {what}.",
             "Their frames would be set aside as unreadable, or be those of another input.",
             "Mount the same folder under the same path everywhere, readable for the workers' user.",
         )
@@ -144,7 +144,7 @@ def check_output(folder: str, views: Views, unmet: Sequence[str]) -> Check:
     for fault, addresses in _grouped(views, lambda view: view.folder_fault).items():
         if fault:
             found.error(
-                f"{_workers(addresses)} cannot see or write what a run needs in {folder}: {fault}.",
+                f"{folder} cannot be shared with {_workers(addresses)}: {fault}.",
                 "The run would stop at their first block.",
                 "Mount the output's folder under the same path everywhere, writable for the "
                 "workers' user.",
@@ -152,15 +152,15 @@ def check_output(folder: str, views: Views, unmet: Sequence[str]) -> Check:
     lost = [address for address, view in views.items() if view.name in unmet]
     if lost:
         found.error(
-            f"What {_workers(lost)} wrote in {folder} cannot be seen from here.",
+            f"What was written in {folder} by {_workers(lost)} cannot be seen from here.",
             "Their blocks would be missing from the output.",
             "Mount the same folder under the same path everywhere.",
         )
     slow = {a: v.folder_lag for a, v in views.items() if v.folder_lag > _ALLOWED_LAG_SECONDS}
     if slow:
         found.warn(
-            f"{_workers(list(slow))} saw what was written here only after up to "
-            f"{max(slow.values()):.1f} s.",
+            f"What was written here was seen only {max(slow.values()):.1f} s later by "
+            f"{_workers(list(slow))}.",
             "A run waits as long where one process needs what another wrote.",
             "Shorten the file system's attribute caching (actimeo of NFS) if blocks are short.",
         )
@@ -175,7 +175,7 @@ def check_threads(views: Views) -> Check:
     for missing, alike in unset.items():
         if missing:
             found.warn(
-                f"{_workers(alike)} were started without {missing}.",
+                f"No {missing} in the environment of {_workers(alike)}.",
                 "Libraries may start as many threads as there are cores, in each worker.",
                 f"Start workers with {_exports(missing.split(', '))}.",
             )
@@ -190,9 +190,10 @@ def check_threads(views: Views) -> Check:
     wasteful = [a for a, v in views.items() if _trims_early(v)]
     if wasteful:
         found.warn(
-            f"{_workers(wasteful)} give memory back to the system in steps of "
-            f"{views[wasteful[0]].environment['MALLOC_TRIM_THRESHOLD_']} bytes, Dask's default.",
-            "Kernels take up to twice the time: each array is asked for and cleared anew.",
+            f"Memory goes back to the system in steps of "
+            f"{views[wasteful[0]].environment['MALLOC_TRIM_THRESHOLD_']} bytes on "
+            f"{_workers(wasteful)}.",
+            "Kernels take up to twice the time, as every array is cleared anew (Dask's default).",
             f"Start workers with {_exports(n for n in THREAD_CAPS if n.startswith('MALLOC'))}.",
         )
     total = sum(view.threads for view in views.values())
@@ -220,10 +221,11 @@ def check_memory(memory: Memory, views: Views) -> Check:
             short[address] = (view.memory_limit, needed)
     if short:
         worst = min(short, key=lambda address: short[address])
-        limit, needed, threads = *short[worst], views[worst].threads
+        limit, needed = short[worst]
+        blocks = f"{views[worst].threads} blocks" if views[worst].threads > 1 else "one block"
         found.error(
-            f"{_workers(list(short))} have a memory limit of {format_bytes(limit)}, and need "
-            f"{format_bytes(needed)} for {threads} blocks at once.",
+            f"{format_bytes(limit)} is the memory limit of {_workers(list(short))}, and "
+            f"{format_bytes(needed)} are needed for {blocks} at a time.",
             "They would pause for ever, or be killed and started again.",
             "Give them more memory or fewer threads, or choose a smaller output.block_frames.",
         )
@@ -244,8 +246,8 @@ def check_scratch(views: Views) -> Check:
     if full:
         worst = min(full.values(), key=lambda view: view.scratch_free)
         found.warn(
-            f"{_workers(list(full))} have {format_bytes(worst.scratch_free)} free in "
-            f"{worst.scratch}.",
+            f"Only {format_bytes(worst.scratch_free)} are free in {worst.scratch} of "
+            f"{_workers(list(full))}.",
             "Workers that cannot write there die.",
             "Free some space there, or start workers with another local directory.",
         )
@@ -264,7 +266,7 @@ def check_clocks(views: Views, began: float, ended: float) -> Check:
     if wrong:
         worst = max(wrong.values(), key=abs)
         found.warn(
-            f"The clocks of {_workers(list(wrong))} are off by up to {worst:+.0f} s.",
+            f"The clock is off by up to {worst:+.0f} s on {_workers(list(wrong))}.",
             "The times in the run's ledger are off as much.",
             "Set them by NTP.",
         )
@@ -287,4 +289,4 @@ def _workers(addresses: Sequence[str]) -> str:
     """Name some workers, and count them."""
     named = ", ".join(sorted(addresses)[:_NAMED_WORKERS])
     more = f" and {len(addresses) - _NAMED_WORKERS} more" if len(addresses) > _NAMED_WORKERS else ""
-    return f"Worker{'s' if len(addresses) > 1 else ''} {named}{more}"
+    return f"worker{'s' if len(addresses) > 1 else ''} {named}{more}"

@@ -37,7 +37,7 @@ class Limits:
         Time without any finished block after which the run stops.
     hang_factor, least_hang_seconds
         A block that takes so many times as long as the slowest one that came back, but at least
-        this long, hangs: the worker that holds it is restarted. (Found out to a half of that.)
+        this long, hangs, if one worker had it for half of that: this worker is restarted.
     table_seconds
         Time between two writings of the table.
     grace_seconds
