@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from stillstack.kernels.columns import Flags, Indices, StaticBins, known_band, lost_bins
@@ -78,29 +80,40 @@ def _bin_plain(frame, pedestal, factor, usable, total, out):  # type: ignore[no-
         _fold(total, factor, scale, usable[j], out[j])
 
 
+def _middle(left, right):  # type: ignore[no-untyped-def]
+    """Mean of two pixels; that of integers is rounded down, and stays within their type."""
+    if isinstance(left, np.floating):
+        return (left + right) * type(left)(0.5)
+    return (left >> 1) + (right >> 1)
+
+
+@overload(_middle)
+def _typed_middle(left, right):  # type: ignore[no-untyped-def]
+    del right
+    half = np.float32(0.5) if left == types.float32 else np.float64(0.5)
+
+    def of_floats(left, right):  # type: ignore[no-untyped-def]
+        return (left + right) * half
+
+    def of_integers(left, right):  # type: ignore[no-untyped-def]
+        return (left >> 1) + (right >> 1)
+
+    return of_floats if isinstance(left, types.Float) else of_integers
+
+
 @compiled
-def _fill_integers(row, columns, bit, into):  # type: ignore[no-untyped-def]
-    """A row with what does not count replaced by the mean of its neighbours, rounded down."""
-    n = row.size
+def _fill(row, columns, bit, into):  # type: ignore[no-untyped-def]
+    """A row with what does not count replaced by the mean of its neighbours."""
+    n, zero = row.size, into.dtype.type(0)
     for i in range(1, n - 1):
-        mean = (row[i - 1] >> 1) + (row[i + 1] >> 1)
+        mean = _middle(row[i - 1], row[i + 1])
         into[i] = row[i] if _U8(columns[i] & bit) else mean
     for i in (0, n - 1):
-        into[i] = row[i] if _U8(columns[i] & bit) else into.dtype.type(0)
+        into[i] = row[i] if _U8(columns[i] & bit) else zero
 
 
 @compiled
-def _fill_floats(row, columns, bit, into):  # type: ignore[no-untyped-def]
-    half, n = row.dtype.type(0.5), row.size
-    for i in range(1, n - 1):
-        mean = (row[i - 1] + row[i + 1]) * half
-        into[i] = row[i] if _U8(columns[i] & bit) else mean
-    for i in (0, n - 1):
-        into[i] = row[i] if _U8(columns[i] & bit) else row.dtype.type(0.0)
-
-
-@compiled
-def _integers(frame, own, static, pedestal, factor, band, total, usable, out):  # type: ignore[no-untyped-def]
+def _filled(frame, own, static, pedestal, factor, band, total, usable, out):  # type: ignore[no-untyped-def]
     width = frame.shape[1]
     parts = static.shape[0] // max(out.shape[0], 1)
     rows = factor // max(parts, 1)
@@ -111,23 +124,7 @@ def _integers(frame, own, static, pedestal, factor, band, total, usable, out):  
             known_band(own, static, k, rows, factor, columns, known, usable[j])
             for r in range(rows):
                 row = frame[k * rows + r]
-                _fill_integers(row, columns, _U8(1 << r), band[part * rows + r, :width])
-        _bin_plain(band, pedestal, factor, usable[j : j + 1], total, out[j : j + 1])
-
-
-@compiled
-def _floats(frame, own, static, pedestal, factor, band, total, usable, out):  # type: ignore[no-untyped-def]
-    width = frame.shape[1]
-    parts = static.shape[0] // max(out.shape[0], 1)
-    rows = factor // max(parts, 1)
-    columns, known = np.empty(width, _U8), np.empty(width, _U8)
-    for j in range(out.shape[0]):
-        for part in range(parts):
-            k = j * parts + part
-            known_band(own, static, k, rows, factor, columns, known, usable[j])
-            for r in range(rows):
-                row = frame[k * rows + r]
-                _fill_floats(row, columns, _U8(1 << r), band[part * rows + r, :width])
+                _fill(row, columns, _U8(1 << r), band[part * rows + r, :width])
         _bin_plain(band, pedestal, factor, usable[j : j + 1], total, out[j : j + 1])
 
 
@@ -174,7 +171,7 @@ def _plain_four(words, pedestal, use, out):  # type: ignore[no-untyped-def]
 
 @compiled
 def _filled_four(rows, columns, total):  # type: ignore[no-untyped-def]
-    """Sum of four rows, filled in as `_fill_integers` does; returns the bits set in any pixel."""
+    """Sum of four rows, filled in as `_fill` does; returns the bits set in any pixel."""
     a, b, c, d = rows[0], rows[1], rows[2], rows[3]
     n = total.size
     bits = _U16(0)
@@ -245,7 +242,7 @@ def _by_two_filled(frame, own, static, filled, pedestal, band, words, usable, ou
         for k in range(2):
             row, into = frame[2 * j + k], band[k, :width]
             if differs or filled:
-                _fill_integers(row, columns, _U8(1 << k), into)
+                _fill(row, columns, _U8(1 << k), into)
             else:
                 for i in range(width):
                     into[i] = row[i]
@@ -267,7 +264,7 @@ def _by_four_filled(  # type: ignore[no-untyped-def]
                 _fold_four(words[0], pedestal, usable[j], out[j])
             else:
                 for k in range(4):
-                    _fill_integers(rows[k], columns, _U8(1 << k), band[k, :width])
+                    _fill(rows[k], columns, _U8(1 << k), band[k, :width])
                 _careful_four(words, pedestal, usable[j], out[j])
         else:
             rows_of_words = frame_words[4 * j : 4 * j + 4]
@@ -373,9 +370,8 @@ def _filled_any(
     out: Float32,
 ) -> None:
     total = np.empty(frame.shape[1], np.float32)
-    by = _floats if frame.dtype.kind == "f" else _integers
     band, level = _band(frame, static.factor), _pedestal_of(frame, pedestal)
-    by(frame, own, static.columns, level, static.factor, band, total, usable, out)
+    _filled(frame, own, static.columns, level, static.factor, band, total, usable, out)
 
 
 def _band(frame: NDArray[Any], factor: int) -> NDArray[Any]:
