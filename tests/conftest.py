@@ -15,6 +15,7 @@ import pytest
 
 from object_servers import KEY_ID, SECRET, Bucket, Front, make_bucket, moto_server
 from stillstack.simulation import SimulatedStack, beam_block_figure, simulate_stack
+from workers import worker_processes
 
 ENGINES = ("synchronous", "threads", "distributed")
 
@@ -22,19 +23,7 @@ ENGINES = ("synchronous", "threads", "distributed")
 @pytest.fixture(scope="session")
 def local_cluster() -> Iterator[Any]:
     """One cluster of one worker process for the whole session; made when first asked for."""
-    from distributed import LocalCluster
-
-    before = dict(os.environ)
-    with LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        silence_logs=40,
-    ) as cluster:
-        os.environ.clear()
-        os.environ.update(before)  # the nanny sets thread caps in this process too
+    with worker_processes(1) as cluster:
         yield cluster
 
 

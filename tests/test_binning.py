@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from arrays import TYPES, Valid, counts, flags, frozen, tiles
 from stillstack.kernels import binning, columns
 from stillstack.kernels.binning import Bins, bin_frame
 from stillstack.kernels.columns import lost_bins, static_bins, usable_bins
 
-Valid = NDArray[np.bool_]
-TYPES = ["uint8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64"]
 COMPILED = [
     (module, name)
     for module in (binning, columns)
@@ -36,28 +35,8 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         yield str(request.param)
 
 
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.setflags(write=False)
-    return array
-
-
-def counts(shape: tuple[int, int], seed: int, dtype: str = "uint16") -> NDArray[Any]:
-    return frozen(np.random.default_rng(seed).integers(0, 120, shape).astype(dtype))
-
-
-def flags(shape: tuple[int, int], seed: int, share: float = 0.7) -> Valid:
-    return frozen(np.random.default_rng(seed + 1).random(shape) < share)
-
-
 def everywhere(shape: tuple[int, int]) -> Valid:
     return frozen(np.ones(shape, bool))
-
-
-def tiles(array: NDArray[Any], factor: int) -> NDArray[Any]:
-    """Whole bins, their pixels along the last axis."""
-    n_y, n_x = (n // factor for n in array.shape)
-    cut = array[: n_y * factor, : n_x * factor].reshape(n_y, factor, n_x, factor)
-    return cut.swapaxes(1, 2).reshape(n_y, n_x, factor**2)
 
 
 def filled_by_hand(

@@ -22,6 +22,7 @@ from stillstack.storage import RunStore
 from stillstack.verification import verify_store
 from test_run import ScriptedSource
 from test_run_kill import stored
+from workers import worker_processes
 
 N_BLOCKS, BLOCK_FRAMES, N_WORKERS = 15, 4, 2
 # Where a worker dies: the function that it is about to call, for the how-manieth time, and whether
@@ -76,21 +77,12 @@ class DieOnce(WorkerPlugin):
 @pytest.fixture
 def own_cluster() -> Iterator[distributed.Client]:
     """Two workers that nobody else uses, since what they run is tampered with."""
-    before = dict(os.environ)
-    make_cluster: Any = distributed.LocalCluster  # not typed
-    make_client: Any = distributed.Client
-    with make_cluster(
-        n_workers=N_WORKERS,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        silence_logs=50,
-    ) as cluster:
-        os.environ.clear()
-        os.environ.update(before)
-        with make_client(cluster, set_as_default=True) as client:
-            yield client
+    make_client: Any = distributed.Client  # not typed
+    with (
+        worker_processes(N_WORKERS) as cluster,
+        make_client(cluster, set_as_default=True) as client,
+    ):
+        yield client
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from scipy import ndimage
 from scipy.signal import correlate2d
 from skimage.registration._masked_phase_cross_correlation import cross_correlate_masked
 
+from arrays import frozen
 from stillstack.kernels import correlation
 from stillstack.kernels.correlation import (
     Search,
@@ -36,11 +37,6 @@ flood = pytest.mark.parametrize(
     [correlation._second_peak, correlation._second_peak.py_func],
     ids=["compiled", "python"],
 )
-
-
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.setflags(write=False)
-    return array
 
 
 def image(shape: tuple[int, int], seed: int) -> Image:

@@ -44,6 +44,7 @@ from stillstack.storage import RunStore, lock_run
 from stillstack.storage.places import objects_at
 from stillstack.storage.remote import RemoteObjects
 from stillstack.verification import verify_store
+from workers import worker_processes
 
 N_BLOCKS = 15
 INPUT = "frames-of-all-tests"
@@ -52,22 +53,10 @@ INPUT = "frames-of-all-tests"
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Two worker processes with the credentials in their environment."""
-    from distributed import LocalCluster
-
-    before = dict(os.environ)
     with (
         store_environment(tmp_path_factory.mktemp("none")),
-        LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=50,
-        ) as started,
+        worker_processes(2) as started,
     ):
-        os.environ.clear()
-        os.environ.update(before)  # the nanny sets thread caps in this process too
         yield started
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from arrays import frozen
 from stillstack.errors import InputError
 from stillstack.kernels import levels, moments, prediction, refinement
 from stillstack.kernels.between import lagrange
@@ -59,11 +60,6 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
             for name, value in list(vars(module).items()):
                 if hasattr(value, "py_func"):
                     monkeypatch.setattr(module, name, value.py_func)
-
-
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.setflags(write=False)
-    return array
 
 
 def moved(image: NDArray[Any], by: tuple[int, int], fill: Any) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from arrays import frozen
 from fisher import shift_bound, shift_covariance
 from stillstack.errors import InputError
 from stillstack.kernels.registration import (
@@ -58,11 +59,6 @@ SCENES: dict[str, Any] = {
 }
 # The reference's values within this of an invalid pixel or of the border are not compared.
 MARGIN_PX = 10
-
-
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.setflags(write=False)
-    return array
 
 
 def frame_of(

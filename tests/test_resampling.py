@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from arrays import counts, flags, frozen
 from stillstack.kernels import compiling, footprints, resampling, strips, tiles
 from stillstack.kernels.interpolation import INTERPOLATIONS, split_shift, tap_weights
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION, Resampled, resample_frame
@@ -28,20 +29,6 @@ method = st.sampled_from(INTERPOLATIONS)
 # Dyadic fractions: shifts that differ by whole pixels have exactly the same fraction.
 quarters = st.integers(-24, 24).map(lambda n: n / 4)
 shapes = st.tuples(st.integers(1, 14), st.integers(1, 21))
-
-
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.setflags(write=False)
-    return array
-
-
-def counts(shape: tuple[int, int], seed: int, dtype: str = "uint16") -> NDArray[Any]:
-    rng = np.random.default_rng(seed)
-    return frozen(rng.integers(0, 101, shape).astype(dtype))
-
-
-def flags(shape: tuple[int, int], seed: int, share: float = 0.7) -> NDArray[np.bool_]:
-    return frozen(np.random.default_rng(seed + 1).random(shape) < share)
 
 
 def neighbours(

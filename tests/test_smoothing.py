@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from arrays import frozen
 from stillstack.kernels import smoothing
 from stillstack.kernels.smoothing import (
     PLAIN_GRADIENT,
@@ -32,11 +31,6 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if request.param == "python":
         for name in ("_correlate_rows", "_correlate_columns"):
             monkeypatch.setattr(smoothing, name, getattr(smoothing, name).py_func)
-
-
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.setflags(write=False)
-    return array
 
 
 def reach(kernel: Array) -> Array:

@@ -17,6 +17,7 @@ from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from arrays import frozen
 from stillstack.config import Figure, ValidConfig, make_config
 from stillstack.errors import InputError
 from stillstack.simulation import (
@@ -48,11 +49,6 @@ SCENES: dict[str, Callable[..., Scene]] = {
     "textured": textured_scene,
 }
 lengths = st.integers(-5, 30)
-
-
-def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.setflags(write=False)
-    return array
 
 
 def figure(**shape: Any) -> Figure:

@@ -16,6 +16,18 @@ X: Final = "x"
 AXIS: Final = "axis"
 AXES: Final = ("y", "x")
 
+DECIDING_PACKAGES: Final = (
+    "stillstack",
+    "numpy",
+    "scipy",
+    "numba",
+    "dask",
+    "distributed",
+    "xarray",
+    "zarr",
+)
+"""Whose versions decide on what is stored: kept with a run, and the same in all its processes."""
+
 
 class Status(enum.IntFlag):
     """Why a frame is rejected (low byte) or worth a look (high byte).

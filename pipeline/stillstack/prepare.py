@@ -21,7 +21,7 @@ from stillstack.errors import RunFaultError, StillstackError
 from stillstack.execute import OnProgress, Progress
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
 from stillstack.layout import Stage
-from stillstack.model import Status
+from stillstack.model import DECIDING_PACKAGES, Status
 from stillstack.plan import Plan
 from stillstack.reference import ReferenceMaker
 from stillstack.stacks import Canvas, common_canvas
@@ -32,17 +32,6 @@ ATTEMPTS_NOTE: Final = "attempts"
 
 INPUT_OPTIONS_NOTE: Final = "input_options"
 """Name of the note in ``run/`` that says how the address of the input is reached."""
-
-_PACKAGES: Final = (
-    "stillstack",
-    "numpy",
-    "scipy",
-    "numba",
-    "dask",
-    "distributed",
-    "xarray",
-    "zarr",
-)
 
 
 def opened_store(plan: Plan, lock: RunLock, progress: OnProgress | None) -> RunStore:
@@ -165,7 +154,7 @@ def _template(plan: Plan) -> RunTemplate:
             "reference_notes": list(made.notes),
             "versions": {
                 "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in _PACKAGES},
+                **{name: importlib.metadata.version(name) for name in DECIDING_PACKAGES},
             },
         },
     )

@@ -20,10 +20,9 @@ from stillstack.storage.blocks import CHUNKS_IN_FLIGHT, BlockWriter, BlockWritin
 from stillstack.storage.blockstore import BlockStore, DamagedBlock
 from stillstack.storage.digest import digest_store
 from stillstack.storage.identity import OutputState, inspect_output
-from stillstack.storage.ledger import BlockRecord, Ledger
+from stillstack.storage.ledger import AnyLedger, BlockRecord, Ledger
 from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
-from stillstack.storage.places import AnyLedger
 from stillstack.storage.runstore import RunStore, open_run
 from stillstack.storage.sharing import meet, meeting_folder, unmet
 from stillstack.storage.space import check_space, check_writable, free_bytes, nearest_folder

@@ -17,10 +17,10 @@ from stillstack.errors import InputError, RunFaultError
 from stillstack.storage.arrays import group_metadata, member_metadata, plain_json
 from stillstack.storage.blocks import BlockWriter
 from stillstack.storage.identity import marker, read_attributes
-from stillstack.storage.ledger import BlockRecord
+from stillstack.storage.ledger import AnyLedger, BlockRecord
 from stillstack.storage.locking import RunLock
 from stillstack.storage.objects import METADATA, RUN_FOLDER, Objects, StoredObject
-from stillstack.storage.places import AnyLedger, ledger_of, objects_at, stages_of
+from stillstack.storage.places import ledger_of, objects_at, stages_of
 from stillstack.storage.staging import StagingStore
 
 

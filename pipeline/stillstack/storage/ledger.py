@@ -13,6 +13,7 @@ import os
 import re
 import time
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,42 @@ class BlockRecord:
     counts: Mapping[str, float] = field(default_factory=dict)
 
 
-class Ledger:
+class AnyLedger(ABC):
+    """Append-only record of a stage's blocks, closed at the end of a ``with`` statement.
+
+    Attributes
+    ----------
+    seconds_syncing : float
+        Time spent so far in making records safe.
+    """
+
+    seconds_syncing: float
+
+    @abstractmethod
+    def append(self, record: BlockRecord) -> None:
+        """Add a record; when this returns it survives a crash."""
+
+    @abstractmethod
+    def records(self) -> dict[int, BlockRecord]:
+        """Return records by block; the last of several for one. Damaged ones do not count."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what is held; `append` takes it up again."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Ledger(AnyLedger):
     """Append-only record of a stage's blocks. One writer: the holder of the run's lock.
 
     Parameters
@@ -110,17 +146,6 @@ class Ledger:
             os.close(self._descriptor)
             self._descriptor = None
         self._tail_is_whole = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self) -> int:
         if self._descriptor is None:

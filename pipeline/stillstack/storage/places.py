@@ -6,12 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stillstack.address import Address, Location, located
-from stillstack.storage.ledger import Ledger
+from stillstack.storage.ledger import AnyLedger, Ledger
 from stillstack.storage.objects import RUN_FOLDER, LocalObjects, Objects
 from stillstack.storage.remote import RemoteObjects
 from stillstack.storage.remote_ledger import RemoteLedger
-
-AnyLedger = Ledger | RemoteLedger
 
 
 def objects_at(

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import re
 import time
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from stillstack.address import Address
 from stillstack.errors import RunFaultError
-from stillstack.storage.ledger import BlockRecord, encode_record, records_of
+from stillstack.storage.ledger import AnyLedger, BlockRecord, encode_record, records_of
 from stillstack.storage.objects import RUN_FOLDER
 from stillstack.storage.remote import RemoteObjects
 
 _NUMBER: Final = re.compile(r".*/(\d{10})\.json")
 
 
-class RemoteLedger:
+class RemoteLedger(AnyLedger):
     """Append-only record of a stage's blocks. One writer: the holder of the run's lock.
 
     Parameters
@@ -75,17 +74,6 @@ class RemoteLedger:
     def close(self) -> None:
         """Look again at the next `append` which number is free."""
         self._next = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _found(self) -> dict[str, str]:
         """Keys of the ledger's objects in the order of their numbers, and their versions."""

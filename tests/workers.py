@@ -1,0 +1,28 @@
+"""A Dask cluster of worker processes that leaves this process's environment as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import distributed
+
+
+@contextlib.contextmanager
+def worker_processes(n_workers: int) -> Iterator[Any]:
+    """Cluster of so many processes of one thread; nannies set thread caps in this one too."""
+    before = dict(os.environ)
+    make_cluster: Any = distributed.LocalCluster  # not typed
+    with make_cluster(
+        n_workers=n_workers,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        silence_logs=50,
+    ) as cluster:
+        os.environ.clear()
+        os.environ.update(before)
+        yield cluster
