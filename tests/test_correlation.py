@@ -14,14 +14,11 @@ from scipy.signal import correlate2d
 from skimage.registration._masked_phase_cross_correlation import cross_correlate_masked
 
 from arrays import frozen
-from stillstack.kernels import correlation
-from stillstack.kernels.correlation import (
-    Search,
-    correlate_masked,
-    find_peak,
-    prepare_search,
-    search,
-)
+from stillstack.kernels import correlation, peaks
+from stillstack.kernels import search as searching
+from stillstack.kernels.correlation import correlate_masked
+from stillstack.kernels.peaks import find_peak
+from stillstack.kernels.search import Search, prepare_search, search
 
 Image = NDArray[np.float64]
 Valid = NDArray[np.bool_]
@@ -34,7 +31,7 @@ SIZES = [
 EIGHT_NEIGHBOURS = np.ones((3, 3))
 flood = pytest.mark.parametrize(
     "second_peak",
-    [correlation._second_peak, correlation._second_peak.py_func],
+    [peaks._second_peak, peaks._second_peak.py_func],
     ids=["compiled", "python"],
 )
 
@@ -421,7 +418,7 @@ def test_flooding_finds_the_second_peak_that_thresholds_find(seed: int, second_p
 
 @pytest.mark.parametrize(
     "find_root",
-    [correlation._find_root, correlation._find_root.py_func],
+    [peaks._find_root, peaks._find_root.py_func],
     ids=["compiled", "python"],
 )
 def test_the_root_of_a_tree_is_found_and_the_way_shortened(find_root: Any) -> None:
@@ -437,9 +434,10 @@ def test_the_root_of_a_tree_is_found_and_the_way_shortened(find_root: Any) -> No
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loops as numba compiles them, and as Python runs them."""
     if request.param == "python":
-        for name, value in list(vars(correlation).items()):
-            if hasattr(value, "py_func"):
-                monkeypatch.setattr(correlation, name, value.py_func)
+        for module in (correlation, searching, peaks):
+            for name, value in list(vars(module).items()):
+                if hasattr(value, "py_func"):
+                    monkeypatch.setattr(module, name, value.py_func)
 
 
 @pytest.mark.usefixtures("either_way")
@@ -453,19 +451,19 @@ def test_direct_sums_and_transforms_find_the_same(is_static: bool) -> None:
     moved = np.roll(image, (2, -1), (0, 1)) + 3.0
     mean = np.where(own, moved, 0.0).astype(np.float32)
     maps = [
-        correlation.search(
+        search(
             mean,
             own,
-            correlation.prepare_search(image, valid, static, 4, 0.3, direct=direct),
+            prepare_search(image, valid, static, 4, 0.3, direct=direct),
             is_static=is_static,
         )
         for direct in (True, False)
     ]
     np.testing.assert_allclose(maps[0], maps[1], atol=2e-5)
-    exact = correlation.correlate_masked(image, mean, valid, own, overlap_ratio=0.3)
+    exact = correlate_masked(image, mean, valid, own, overlap_ratio=0.3)
     window = exact[23 - 4 : 23 + 5, 20 - 4 : 20 + 5]
     np.testing.assert_allclose(maps[0], window, atol=2e-5)
-    peak = correlation.find_peak(maps[0])
+    peak = find_peak(maps[0])
     assert peak is not None
     np.testing.assert_allclose(peak.displacement, (2, -1), atol=0.5)
     assert not peak.at_border
@@ -481,9 +479,9 @@ def test_a_few_lost_bins_are_taken_out_as_exactly(direct: bool, places: list[int
     own.ravel()[places] = False
     lost = np.flatnonzero(static & ~own)
     mean = np.where(own, image + 0.1 * drawn + 5.0, 0.0).astype(np.float32)
-    prepared = correlation.prepare_search(image, valid, static, 4, 0.1, direct=direct)
-    found = correlation.search(mean, own, prepared, is_static=False, lost=lost)
-    anew = correlation.search(mean, own, prepared, is_static=False)
+    prepared = prepare_search(image, valid, static, 4, 0.1, direct=direct)
+    found = search(mean, own, prepared, is_static=False, lost=lost)
+    anew = search(mean, own, prepared, is_static=False)
     np.testing.assert_allclose(found, anew, atol=2e-5)
 
 
@@ -491,8 +489,8 @@ def test_a_few_lost_bins_are_taken_out_as_exactly(direct: bool, places: list[int
 def test_two_hills_are_told_apart_and_nothing_is_no_peak() -> None:
     y, x = np.mgrid[-6:7, -6:7]
     hills = np.exp(-((y - 3) ** 2 + x**2) / 2.0) + 0.8 * np.exp(-((y + 3) ** 2 + x**2) / 2.0)
-    peak = correlation.find_peak(hills)
+    peak = find_peak(hills)
     assert peak is not None
     assert peak.second / peak.value == pytest.approx(0.8, abs=0.01)
-    assert correlation.find_peak(np.full((5, 5), np.nan)) is None
-    assert correlation.find_peak(np.full((5, 5), -0.5)) is None
+    assert find_peak(np.full((5, 5), np.nan)) is None
+    assert find_peak(np.full((5, 5), -0.5)) is None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from arrays import frozen
 from stillstack.errors import InputError
 from stillstack.kernels import levels, moments, prediction, refinement
+from stillstack.kernels import residuals as residuals_module
 from stillstack.kernels.between import lagrange
 from stillstack.kernels.columns import lost_bins
 from stillstack.kernels.denoising import pedestal_of, pixel_variance, products
@@ -28,16 +29,14 @@ from stillstack.kernels.moments import (
 )
 from stillstack.kernels.reference import Settings
 from stillstack.kernels.refinement import (
-    MODEL_ERROR,
     LinearFit,
-    Residuals,
     cubic_inverse,
     fit_linear,
-    residuals,
     slope_at,
     solve,
 )
 from stillstack.kernels.registration import prepare_reference
+from stillstack.kernels.residuals import MODEL_ERROR, Residuals, residuals
 from stillstack.kernels.smoothing import fill_invalid
 from stillstack.simulation import (
     Scene,
@@ -56,7 +55,7 @@ DISPLACEMENTS = [(0, 0), (3, -2), (-4, 5), (-1, -7)]
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loops as numba compiles them, and as Python runs them."""
     if request.param == "python":
-        for module in (levels, moments, prediction, refinement):
+        for module in (levels, moments, prediction, refinement, residuals_module):
             for name, value in list(vars(module).items()):
                 if hasattr(value, "py_func"):
                     monkeypatch.setattr(module, name, value.py_func)

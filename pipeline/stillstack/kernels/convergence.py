@@ -15,7 +15,8 @@ from stillstack.kernels.levels import Array, Level, Pair
 from stillstack.kernels.moments import LevelView, patch_around
 from stillstack.kernels.observation import Observation, struck_pixels
 from stillstack.kernels.reference import Reference
-from stillstack.kernels.refinement import LinearFit, Residuals
+from stillstack.kernels.refinement import LinearFit
+from stillstack.kernels.residuals import Residuals, residuals
 
 MAX_STEPS = 8
 STEP_PX = 1e-4
@@ -94,11 +95,11 @@ def settle(seen: Observation, reference: Reference, start: Array) -> Convergence
         u, slope, fit, inside = solved
         noise = expected_residual(fit, seen, reference)
         limit = STRUCK_SIGMA * math.sqrt(noise / max(fit.moments.n_bins, 1))
-        left = refinement.residuals(level, fit, inside, limit=limit, between=between)
+        left = residuals(level, fit, inside, limit=limit, between=between)
         if not left.n_marked and not seen.brighter:
             break
         marks = np.zeros(view.mean.shape, np.int8)
-        refinement.residuals(level, fit, inside, limit=limit, marks=marks, between=between)
+        residuals(level, fit, inside, limit=limit, marks=marks, between=between)
         # Off the support no residual tells; what is brighter than any of the scene is struck there.
         bright = (marks > 0) | (seen.fine > seen.levels[-1].mean)
         more = np.setdiff1d(struck_pixels(bright, seen, reference), struck)

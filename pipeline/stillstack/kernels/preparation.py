@@ -12,7 +12,6 @@ from stillstack.errors import InputError
 from stillstack.kernels import pyramid, smoothing
 from stillstack.kernels.between import Between, between_wide
 from stillstack.kernels.columns import lost_bins, usable_bins
-from stillstack.kernels.correlation import Search, prepare_search
 from stillstack.kernels.denoising import Denoised, denoise, is_narrow, pedestal_of, products
 from stillstack.kernels.levels import (
     Array,
@@ -26,6 +25,7 @@ from stillstack.kernels.moments import LevelView
 from stillstack.kernels.prediction import predicted
 from stillstack.kernels.reference import Reference, Settings, digest_of
 from stillstack.kernels.refinement import fit_linear
+from stillstack.kernels.search import Search, prepare_search
 from stillstack.kernels.validity import ValueRules, grown
 
 SEARCH_PX = 256

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from stillstack.kernels.between import Between
 from stillstack.kernels.columns import StaticBins, static_bins
-from stillstack.kernels.correlation import Search, Transforms
 from stillstack.kernels.footprints import ValidPixels
 from stillstack.kernels.levels import Array, Level
+from stillstack.kernels.search import Search, Transforms
 from stillstack.kernels.validity import ValueRules
 
 

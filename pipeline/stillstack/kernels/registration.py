@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.kernels.convergence import Convergence, converge, settle
-from stillstack.kernels.correlation import Peak, find_peak, search
 from stillstack.kernels.levels import Array
 from stillstack.kernels.observation import Observation, as_frame, observe
+from stillstack.kernels.peaks import Peak, find_peak
 from stillstack.kernels.preparation import prepare_reference
 from stillstack.kernels.reference import Reference
+from stillstack.kernels.search import search
 from stillstack.kernels.validity import value_validity
 from stillstack.model import REJECTING, Status
 
