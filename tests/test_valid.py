@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from arrays import frozen
-from stillstack.config import Figure, ValidConfig, make_config
+from stillstack.config import make_config
 from stillstack.errors import InputError
 from stillstack.simulation import (
     Scene,
@@ -40,6 +40,7 @@ from stillstack.valid import (
     rectangle,
     valid_from_config,
 )
+from stillstack.valid_config import Figure, ValidConfig
 
 Inside = NDArray[np.bool_]
 SHAPE = (17, 23)

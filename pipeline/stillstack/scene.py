@@ -1,4 +1,4 @@
-"""Analytic diffraction patterns, and the beam-block in front of them.
+"""Analytic diffraction patterns.
 
 A scene is a sum of analytic parts: rings of a powder, Gaussian spots of a crystal or of a texture,
 and a halo. It can be evaluated at any displacement, with its gradient, to rounding. So a frame
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stillstack.beamblock import beam_block_valid
 from stillstack.errors import InputError
 
 Image = NDArray[np.float64]
@@ -329,71 +329,6 @@ def textured_scene(
         _floats(grain_px * rng.uniform(0.7, 1.3, n_blobs)),
     )
     return _at_dose(Scene(shape, (Halo(_centre(shape, rng), 0.5, 2.0 * max(shape)), spots)), dose)
-
-
-@dataclass(frozen=True)
-class BeamBlock:
-    """Where the beam-block is: a rod from the last row up to a disc round the centre.
-
-    ``rod`` is the rectangle (y0, y1, x0, x1), its ends excluded; ``disc`` is (y, x, radius).
-    """
-
-    rod: tuple[int, int, int, int]
-    disc: tuple[float, float, float]
-
-
-def beam_block_figure(shape: tuple[int, int], margin_px: float = 0.0) -> BeamBlock:
-    """Rectangle and circle of the beam-block, grown by a margin.
-
-    Examples
-    --------
-    >>> beam_block_figure((200, 100))
-    BeamBlock(rod=(99, 200, 48, 52), disc=(99.5, 49.5, 8.0))
-    """
-    y, x = (shape[0] - 1) / 2, (shape[1] - 1) / 2
-    half_width = 0.02 * min(shape) + margin_px
-    left = max(round(x + 0.5 - half_width), 0)
-    right = min(round(x + 0.5 + half_width), shape[1])
-    return BeamBlock((int(y), shape[0], left, right), (y, x, 0.08 * min(shape) + margin_px))
-
-
-def _inside(shape: tuple[int, int], figure: BeamBlock) -> Valid:
-    y0, y1, x0, x1 = figure.rod
-    y, x, radius = figure.disc
-    down, across = np.ogrid[: shape[0], : shape[1]]
-    inside: Valid = np.hypot(down - y, across - x) <= radius
-    inside[y0:y1, x0:x1] = True
-    return inside
-
-
-def beam_block(shape: tuple[int, int]) -> Image:
-    """Fraction of the counts that reaches each pixel: 0 behind the beam-block, 1 elsewhere.
-
-    Examples
-    --------
-    >>> float(beam_block((64, 64))[32, 32])
-    0.0
-    """
-    return transmission(tuple(shape)).copy()
-
-
-@lru_cache(maxsize=4)
-def transmission(shape: tuple[int, int]) -> Image:
-    """Return what `beam_block` returns, made once a shape and read-only: all frames share it."""
-    through = np.where(_inside(shape, beam_block_figure(shape)), 0.0, 1.0)
-    through.setflags(write=False)
-    return through
-
-
-def beam_block_valid(shape: tuple[int, int], margin_px: float = 2.0) -> Valid:
-    """Return True where a pixel counts: outside the beam-block grown by a margin.
-
-    Examples
-    --------
-    >>> bool(beam_block_valid((64, 64))[0, 0])
-    True
-    """
-    return ~_inside(shape, beam_block_figure(shape, margin_px))
 
 
 def _check(shape: tuple[int, int], dose: float, *lengths_px: float) -> None:

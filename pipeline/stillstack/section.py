@@ -7,6 +7,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
+def unsigned_zero(value: float) -> float:
+    """Number whose digest is that of its equals."""
+    return value + 0.0  # -0.0 equals 0.0 but is spelt differently
+
+
 class Section(BaseModel):
     """A frozen value that refuses keys which it does not know."""
 

@@ -15,20 +15,22 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.errors import InputError
-from stillstack.scene import (
+from stillstack.beamblock import (
     BeamBlock,
-    Image,
-    Scene,
-    Valid,
     beam_block,
     beam_block_figure,
     beam_block_valid,
+    transmission,
+)
+from stillstack.errors import InputError
+from stillstack.scene import (
+    Image,
+    Scene,
+    Valid,
     crystal_scene,
     generator,
     powder_scene,
     textured_scene,
-    transmission,
 )
 
 __all__ = [
