@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import subprocess
@@ -17,6 +18,7 @@ import obstore
 import pytest
 import xarray as xr
 import zarr
+from zarr.core.buffer import default_buffer_prototype
 
 from object_servers import (
     DENIED,
@@ -48,6 +50,7 @@ from stillstack.storage import (
     open_run,
 )
 from stillstack.storage.cloud import client
+from stillstack.storage.cloud_store import CloudStore
 from stillstack.storage.objects import LocalObjects, Objects
 from stillstack.storage.remote import RemoteObjects
 from stillstack.storage.remote_ledger import RemoteLedger
@@ -225,6 +228,19 @@ def test_an_answer_that_comes_too_late_is_asked_for_again(
 
 def record(block: int) -> BlockRecord:
     return BlockRecord(block, 4 * block, 4 * block + 4, seconds=0.5, finished=time.time())
+
+
+@pytest.mark.parametrize("key", ["there", "missing"])
+def test_an_answer_that_breaks_off_after_a_retry_is_asked_for_again(
+    bucket: Bucket, key: str
+) -> None:
+    place = bucket.place("broken")
+    RemoteObjects(place).put("there", b"all of it")
+    faults: Iterator[Fault] = iter([SLOW_DOWN, "cut", SLOW_DOWN, "cut"])
+    bucket.front.fault = lambda _: next(faults, None)
+    found = asyncio.run(CloudStore(place).get(key, default_buffer_prototype()))
+    assert (found and found.to_bytes()) == (b"all of it" if key == "there" else None)
+    assert next(faults, None) is None, "not every fault was met"
 
 
 def test_a_ledger_is_numbered_and_never_written_over(bucket: Bucket) -> None:

@@ -14,15 +14,22 @@ import distributed
 def worker_processes(n_workers: int) -> Iterator[Any]:
     """Cluster of so many processes of one thread; nannies set thread caps in this one too."""
     before = dict(os.environ)
-    make_cluster: Any = distributed.LocalCluster  # not typed
-    with make_cluster(
-        n_workers=n_workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        silence_logs=50,
-    ) as cluster:
+
+    def restore() -> None:
         os.environ.clear()
         os.environ.update(before)
-        yield cluster
+
+    make_cluster: Any = distributed.LocalCluster  # not typed
+    try:
+        with make_cluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+        ) as cluster:
+            restore()
+            yield cluster
+    finally:
+        restore()  # a worker that is started again sets them again

@@ -39,6 +39,7 @@ _TIMEOUTS: Final = {"connect_timeout": "10s", "timeout": "60s"}
 _BRIEF_TIMEOUTS: Final = {"connect_timeout": "3s", "timeout": "20s"}
 _TRIES: Final = 5
 _AGAIN_WITHIN_SECONDS: Final = 60.0
+_BROKEN_OFF: Final = "response body error"
 _S3_KEYS: Final = {
     "endpoint": "endpoint",
     "region": "region",
@@ -172,12 +173,14 @@ def _pauses() -> Iterator[float]:
 
 
 def _worth_asking(error: Exception, began: float) -> bool:
-    return (
-        type(error).__name__ == "GenericError"
-        and time.monotonic() - began < _AGAIN_WITHIN_SECONDS
-        # the library has asked again in vain, or was told what is wrong
-        and not re.search(r"after \d+ retries|status code: 4|configured region", answer_in(error))
-    )
+    if type(error).__name__ != "GenericError" or time.monotonic() - began > _AGAIN_WITHIN_SECONDS:
+        return False
+    text = answer_in(error)
+    # an answer that broke off is not asked for again by the library, whatever it retried before
+    if _BROKEN_OFF in text:
+        return True
+    # the library has asked again in vain, or was told what is wrong
+    return not re.search(r"after \d+ retries|status code: 4|configured region", text)
 
 
 async def again_async(ask: Callable[[], Awaitable[Answer]]) -> Answer:
