@@ -85,12 +85,15 @@ print(stillstack.run(sys.argv[1]).sizes["frame"])
 """
 
 
-def test_a_script_without_a_guard_runs_once(small_config: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [["mine.py"], ["-m", "mine"]], ids=["script", "module"])
+def test_a_script_without_a_guard_runs_once(
+    small_config: Any, tmp_path: Path, how: list[str]
+) -> None:
     script, config, log = tmp_path / "mine.py", tmp_path / "run.yaml", tmp_path / "log"
     script.write_text(SCRIPT)
     config.write_text(json.dumps(small_config))
-    command = [sys.executable, str(script), str(config), str(log)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, *how, str(config), str(log)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "60"
     assert log.read_text() == "once\n"

@@ -61,12 +61,12 @@ def _script_left_alone() -> Iterator[None]:
 
     A process that is spawned imports the script that its parent runs, which in one without
     ``if __name__ == "__main__"`` starts the run anew, in each worker. Workers need nothing of it,
-    and multiprocessing leaves a program alone that is the ``__main__`` of a package.
+    and multiprocessing leaves a program alone that is the ``__main__`` of a package. So it is
+    called that as long as the cluster lives, also where it was started by ``python -m``.
     """
     script = sys.modules["__main__"]
     before = getattr(script, "__spec__", None)
-    if before is None:
-        script.__spec__ = ModuleSpec("stillstack.__main__", None)
+    script.__spec__ = ModuleSpec("stillstack.__main__", None)
     try:
         yield
     finally:
