@@ -50,6 +50,7 @@ class Status(enum.IntFlag):
     CLIPPED = 1 << 11
     OUTLIER = 1 << 12
     REPAIRED = 1 << 13
+    EXCLUDED = 1 << 14
 
 
 REJECTING: Final = 0x00FF

@@ -26,6 +26,7 @@ MEANINGS: Final = {
     Status.CLIPPED: "aligned values were clipped to the output's integer range",
     Status.OUTLIER: "the shift departs from its neighbours' and was cleared",
     Status.REPAIRED: "the shift was filled in from its neighbours",
+    Status.EXCLUDED: "left out, as the config says",
 }
 
 
