@@ -1,0 +1,69 @@
+"""Commands that look at what a run wrote: verify, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stillstack.cli.app import Debug, Json, app
+from stillstack.exit_codes import FAULT, guarded
+
+
+@app.command(epilog="Example: **stillstack verify run7.zarr**, then run again what it found")
+@guarded
+def verify(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a stack from ingest.")],
+    *,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Only look: damaged blocks still count as done.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read everything that was written, and compare it with its checksums.
+
+    Blocks that are damaged do not count as done any more: the command that made the store does
+    them again. Exit code 1 says that something was found.
+    """
+    del debug
+    from stillstack.tables import verification_rows
+    from stillstack.terminal import Display, as_json, say, show_rows, show_text
+    from stillstack.verification import repair_advice, verify_store
+
+    with Display("verify") as display:
+        found = verify_store(path, take_back=not keep, progress=display.frames)
+    if json:
+        show_text(as_json(found.to_json()))
+    else:
+        show_rows(f"Verified {path}", verification_rows(found))
+    if not found.sound:
+        say(repair_advice(found))
+        raise typer.Exit(FAULT)
+
+
+@app.command(epilog="Example: **stillstack report run7.zarr --open**")
+@guarded
+def report(
+    run_path: Annotated[str, typer.Argument(metavar="RUN", help="What stillstack run wrote.")],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write. Default: beside the run, RUN.html; in the current folder for a "
+            "run in an object store."
+        ),
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the HTML page of a run."""
+    del debug
+    from stillstack.report import write_report
+    from stillstack.terminal import show_text
+
+    page = write_report(run_path, out)
+    show_text(str(page))
+    if open_it:
+        typer.launch(page.absolute().as_uri())

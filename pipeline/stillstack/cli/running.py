@@ -1,0 +1,63 @@
+"""The command that runs a config."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from stillstack.cli.app import Config, Debug, Json, Overrides, app
+from stillstack.exit_codes import SET_ASIDE, guarded
+
+
+@app.command(epilog="Example: **stillstack run run7.yaml**; again, to finish an interrupted run")
+@guarded
+def run(
+    config: Config,
+    *,
+    overrides: Overrides = None,
+    with_report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write the report at the end.")
+    ] = True,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Register and align a stack, or finish a run that was interrupted.
+
+    The report is written beside the run: RUN.html for RUN.zarr.
+    """
+    del debug
+    from stillstack.config import load_config
+    from stillstack.errors import StillstackError
+    from stillstack.plan import plan as make_plan
+    from stillstack.report import write_report
+    from stillstack.run import run as run_config
+    from stillstack.summary import summarise
+    from stillstack.tables import run_json, run_rows
+    from stillstack.terminal import Display, as_json, say, show_error, show_rows, show_text
+
+    loaded = load_config(config, overrides or ())
+    began = time.monotonic()
+    planned = make_plan(loaded).refuse()
+    for finding in planned.warnings:
+        say(f"Warning: {finding}")
+    with Display() as display:
+        result = run_config(planned, progress=display.run, on_link=display.dashboard)
+    seconds = time.monotonic() - began
+    summary = summarise(result)
+    page = None
+    if with_report:
+        say("Writing the report.")
+        try:
+            page = write_report(loaded.output.place)
+        except StillstackError as error:  # the run itself is good
+            show_error(error)
+    if json:
+        show_text(as_json(run_json(summary, loaded.output.path, page, seconds)))
+    else:
+        took = seconds if display.started else None
+        show_rows(f"Run of {config}", run_rows(summary, loaded.output.path, page, took))
+    if summary.n_unreadable:
+        say(f"{summary.n_unreadable} frames could not be read and were set aside.")
+        raise typer.Exit(SET_ASIDE)
