@@ -15,7 +15,7 @@ from distributed import Client
 
 from stillstack.cluster import THREAD_CAPS, active_client, client_for, machine_size, thread_count
 from stillstack.cluster import client as client_module
-from stillstack.cluster_config import ClusterConfig
+from stillstack.config.cluster import ClusterConfig
 from stillstack.errors import InputError
 
 

@@ -26,7 +26,7 @@ from distributed import Client
 import held
 import slurm
 from stillstack.cluster import THREAD_CAPS, client_for, settings, thread_count
-from stillstack.cluster_config import ClusterConfig
+from stillstack.config.cluster import ClusterConfig
 from stillstack.errors import InputError, MissingExtraError, RunFaultError
 from stillstack.run import run
 from stillstack.sources import open_source
@@ -177,7 +177,7 @@ def test_ctrl_c_is_left_to_the_run() -> None:
     code = """
 import signal
 from stillstack.cluster import client_for
-from stillstack.cluster_config import ClusterConfig
+from stillstack.config.cluster import ClusterConfig
 try:
     client_for(ClusterConfig(kind="slurm", options={"colour": "red"}), workers=1).__enter__()
 except Exception as error:

@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from arrays import frozen
 from stillstack.config import make_config
+from stillstack.config.valid import Figure, ValidConfig
 from stillstack.errors import InputError
 from stillstack.simulation import (
     Scene,
@@ -40,7 +41,6 @@ from stillstack.valid import (
     rectangle,
     valid_from_config,
 )
-from stillstack.valid_config import Figure, ValidConfig
 
 Inside = NDArray[np.bool_]
 SHAPE = (17, 23)

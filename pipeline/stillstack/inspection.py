@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stillstack.address import is_address
 from stillstack.config import RunConfig
+from stillstack.config.valid import ValidConfig
 from stillstack.errors import InputError
 from stillstack.findings import Findings
 from stillstack.noise import estimate_gain
@@ -18,7 +19,6 @@ from stillstack.reference import ReferenceMaker
 from stillstack.sampling import Sample
 from stillstack.sources import Source, image_of
 from stillstack.valid import check_valid, valid_from_config
-from stillstack.valid_config import ValidConfig
 
 
 def check_frames(config: RunConfig, source: Source) -> None:

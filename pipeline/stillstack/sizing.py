@@ -10,8 +10,8 @@ import numpy as np
 from dask.utils import format_bytes, parse_bytes
 
 from stillstack import cluster
-from stillstack.cluster_config import ClusterConfig
 from stillstack.config import RunConfig
+from stillstack.config.cluster import ClusterConfig
 from stillstack.findings import Findings
 from stillstack.layout import MOST_OBJECTS, Layout, lay_out
 from stillstack.memory import (

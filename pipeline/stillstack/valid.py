@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stillstack.config.valid import Figure, Length, ValidConfig
 from stillstack.defects import defect_pixels
 from stillstack.errors import InputError
 from stillstack.proposal import describe_region, propose_beam_block
-from stillstack.valid_config import Figure, Length, ValidConfig
 
 __all__ = [
     "check_valid",

@@ -114,7 +114,7 @@ def copy(source: str, output: str, codec: Codec, pipeline: str) -> None:
     import dask.array as da
 
     from stillstack.cluster import client_for, machine_size
-    from stillstack.cluster_config import ClusterConfig
+    from stillstack.config.cluster import ClusterConfig
 
     with client_for(ClusterConfig(), workers=machine_size()[0]) as client:
         found = set(client.run(pipeline_in_use, source).values()) | {pipeline_in_use(source)}

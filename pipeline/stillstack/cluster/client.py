@@ -10,7 +10,7 @@ from distributed import Client
 
 from stillstack.cluster.local import local_client
 from stillstack.cluster.remote import remote_cluster
-from stillstack.cluster_config import ClusterConfig
+from stillstack.config.cluster import ClusterConfig
 from stillstack.errors import InputError, RunFaultError
 
 _CONNECT_SECONDS: Final = 30

@@ -20,7 +20,7 @@ from distributed.deploy.spec import SpecCluster
 
 from stillstack.cluster import settings
 from stillstack.cluster.adaptive import keep_workers
-from stillstack.cluster_config import ClusterConfig
+from stillstack.config.cluster import ClusterConfig
 from stillstack.errors import InputError, MissingExtraError, RunFaultError, StillstackError
 
 # A worker ends itself so long before its job's time is up: a part of that, within limits.

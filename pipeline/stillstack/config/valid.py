@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from stillstack.section import Section, unsigned_zero
+from stillstack.config.section import Section, unsigned_zero
 
 
 def _plain_percentage(text: str) -> str:

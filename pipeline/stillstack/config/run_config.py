@@ -20,10 +20,10 @@ from pydantic import (
 )
 
 from stillstack.address import Location, is_address, located, place_fault
-from stillstack.cluster_config import ClusterConfig
-from stillstack.section import Section, unsigned_zero
-from stillstack.settings_file import SettingsFile, parse_override, read_settings, validated
-from stillstack.valid_config import ValidSections
+from stillstack.config.cluster import ClusterConfig
+from stillstack.config.section import Section, unsigned_zero
+from stillstack.config.settings_file import SettingsFile, parse_override, read_settings, validated
+from stillstack.config.valid import ValidSections
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Amount = Annotated[float, Field(ge=0), AfterValidator(unsigned_zero)]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from stillstack.section import Section
+from stillstack.config.section import Section
 
 
 class ClusterConfig(Section):

@@ -1,0 +1,38 @@
+"""The config of a run as a value: one module for each section that has rules of its own."""
+
+from stillstack.config.cluster import ClusterConfig
+from stillstack.config.run_config import (
+    AlignmentConfig,
+    InputConfig,
+    OutputConfig,
+    ReferenceConfig,
+    RegistrationConfig,
+    RunConfig,
+    config_digest,
+    json_schema,
+    load_config,
+    make_config,
+    result_settings,
+    to_yaml,
+)
+from stillstack.config.valid import Figure, Length, ValidConfig, ValidSections
+
+__all__ = [
+    "AlignmentConfig",
+    "ClusterConfig",
+    "Figure",
+    "InputConfig",
+    "Length",
+    "OutputConfig",
+    "ReferenceConfig",
+    "RegistrationConfig",
+    "RunConfig",
+    "ValidConfig",
+    "ValidSections",
+    "config_digest",
+    "json_schema",
+    "load_config",
+    "make_config",
+    "result_settings",
+    "to_yaml",
+]
