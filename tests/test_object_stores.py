@@ -107,7 +107,7 @@ def write_run(place: Address | Path) -> RunStore:
                 if block not in done:
                     stored = store.write_block(start, images(start, stop))
                     ledger.append(BlockRecord(block, start, stop, rows(start, stop), stored))
-        store.write_table(store.fold_table("align"))
+        store.write_table(store.fold_rows("align"))
         store.finish()
         return store
 

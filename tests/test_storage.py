@@ -25,6 +25,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from stillstack.errors import InputError, RunFaultError
 from stillstack.model import COLUMNS, TABLE_DTYPE, Status, empty_table
+from stillstack.settle import table_of
 from stillstack.storage import (
     BlockRecord,
     RunLock,
@@ -81,7 +82,7 @@ def fill_run(store: RunStore, dtype: str = "uint16") -> None:
         for block, (start, stop) in enumerate(store.blocks()):
             objects = store.write_block(start, images(start, stop, dtype))
             ledger.append(BlockRecord(block, start, stop, rows(start, stop), objects))
-    store.write_table(store.fold_table("align"))
+    store.write_table(store.fold_rows("align"))
     store.finish()
 
 
@@ -639,7 +640,7 @@ def test_a_block_whose_object_has_another_size_is_not_done(lock: RunLock, damage
         file.write_bytes(data[:-1] if damage == "shorter" else data + b"\0")
     assert list(store.done_blocks("align")) == [0, 2]
     assert store.verify("align")[0].block == 1
-    assert (store.fold_table("align")["status"][4:8] == Status.PENDING).all()
+    assert (store.fold_rows("align")["status"][4:8] == Status.PENDING).all()
 
 
 def test_a_record_of_other_blocks_does_not_count(lock: RunLock) -> None:
@@ -650,14 +651,14 @@ def test_a_record_of_other_blocks_does_not_count(lock: RunLock) -> None:
     assert store.done_blocks("align") == {}
 
 
-def test_later_stages_replace_the_rows_of_earlier_ones(lock: RunLock) -> None:
+def test_what_was_aligned_replaces_the_rows_that_were_estimated(lock: RunLock) -> None:
     store = RunStore.create(lock, template())
     later = rows(4, 8).copy()
     later["n_clipped"] = 5
     for stage, table, block in (("estimate", rows(0, 4), 0), ("estimate", rows(4, 8), 1)):
         store.ledger(stage).append(BlockRecord(block, block * 4, block * 4 + 4, table))
     store.ledger("apply").append(BlockRecord(1, 4, 8, later))
-    table = store.fold_table("estimate", "apply")
+    table = table_of(store)
     assert table.dtype == TABLE_DTYPE
     assert table[:4].tobytes() == rows(0, 4).tobytes()
     assert table[4:8].tobytes() == later.tobytes()

@@ -76,7 +76,7 @@ def run(path: str) -> None:
                 if block not in done:
                     objects = store.write_block(start, frames(start, stop))
                     ledger.append(BlockRecord(block, start, stop, rows(start, stop), objects))
-        store.write_table(store.fold_table("align"))
+        store.write_table(store.fold_rows("align"))
         store.finish()
 
 

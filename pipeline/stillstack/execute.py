@@ -67,6 +67,7 @@ class _Lost:
 
 
 OnProgress = Callable[[Progress], None]
+Publish = Callable[[Rows], None]
 
 
 def execute(
@@ -77,13 +78,16 @@ def execute(
     table: Rows,
     *,
     interrupts: Interrupts,
+    publish: Publish | None = None,
     progress: OnProgress | None = None,
     limits: Limits | None = None,
     most_workers: int = 1,
 ) -> None:
     """Do every block of a stage that is not done, and fill in its rows of the table.
 
-    A cluster that adapts sees the work that it is given: enough for `most_workers` is.
+    Now and then, and at the end, `publish` is given the rows, to write what readers see of them;
+    they are the table of the run where it is not given. A cluster that adapts sees the work that
+    it is given: enough for `most_workers` is.
 
     Raises
     ------
@@ -105,6 +109,7 @@ def execute(
             table,
             ledger,
             interrupts,
+            publish or store.write_table,
             progress,
             limits or Limits(),
             most_workers,
@@ -146,6 +151,7 @@ class _Execution:
     table: Rows
     ledger: AnyLedger
     interrupts: Interrupts
+    publish: Publish
     progress: OnProgress | None
     limits: Limits
     most_workers: int
@@ -179,17 +185,17 @@ class _Execution:
             self.flight.drop_all()
             # the table follows from the ledger; a disk that is full must not hide why
             with contextlib.suppress(OSError, StillstackError):
-                self.store.write_table(self.table)
+                self.publish(self.table)
             # what the network says has no number, what the disk says has
             if isinstance(error, OSError) and error.errno is None:
                 raise _lost_scheduler() from error
             raise
-        self.store.write_table(self.table)
+        self.publish(self.table)
 
     def _take_stock(self) -> None:
         """Fill in what is done already, and line up the rest."""
         done = self.store.done_blocks(self.stage.name)
-        for index, (start, stop) in enumerate(self.store.blocks()):
+        for index, (start, stop) in enumerate(self.store.blocks(self.stage.name)):
             if index in done:
                 self._enter(done[index].rows, start, stop)
                 self.n_resumed += stop - start
@@ -396,7 +402,7 @@ class _Execution:
     def _write_table_now_and_then(self) -> None:
         if time.monotonic() - self.table_written > self.limits.table_seconds:
             began = time.monotonic()
-            self.store.write_table(self.table)
+            self.publish(self.table)
             # never more than a twentieth of the coordinator's time
             self.table_written = time.monotonic() + 20 * (time.monotonic() - began)
 
@@ -404,15 +410,16 @@ class _Execution:
         if self.progress is None:
             return
         # of a stage that does not estimate all rows are known, but not all of them are done
-        n_done = min(self.n_done * self.store.block_frames, self.store.n_frames)
+        n_frames = len(self.table)
+        n_done = min(self.n_done * self.store.block_frames, n_frames)
         self.progress(
             Progress(
                 stage=self.stage.name,
                 frames_done=n_done,
-                n_frames=self.store.n_frames,
+                n_frames=n_frames,
                 frames_flagged=self.n_flagged,
                 blocks_done=self.n_done,
-                n_blocks=self.store.n_blocks,
+                n_blocks=-(-n_frames // self.store.block_frames),
                 resumed_frames=self.n_resumed,
             )
         )

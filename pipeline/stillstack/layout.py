@@ -46,12 +46,12 @@ class Stage:
     applies: bool
 
 
+ESTIMATE: Final = Stage("estimate", estimates=True, applies=False)
+APPLY: Final = Stage("apply", estimates=False, applies=True)
+
 ONE_PASS: Final = (Stage("align", estimates=True, applies=True),)
-SHIFTS_ONLY: Final = (Stage("estimate", estimates=True, applies=False),)
-TWO_PASSES: Final = (
-    Stage("estimate", estimates=True, applies=False),
-    Stage("apply", estimates=False, applies=True),
-)
+SHIFTS_ONLY: Final = (ESTIMATE,)
+TWO_PASSES: Final = (ESTIMATE, APPLY)
 
 
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:

@@ -132,6 +132,20 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("status", "u2", "status bits", fill=int(Status.PENDING), attrs=_FLAGS),
 )
 
+TRAJECTORY_COLUMNS: Final[tuple[Column, ...]] = (
+    Column("shift_raw", "f8", "shift as estimated, before the trajectory", "pixel", per_axis=True),
+    Column("shift_raw_std", "f4", "1-sigma uncertainty of shift_raw", "pixel", per_axis=True),
+    Column(
+        "status_raw",
+        "u2",
+        "status bits as estimated, before the trajectory",
+        fill=int(Status.PENDING),
+        attrs=_FLAGS,
+    ),
+    Column("segment", "i4", "number of the stretch between gaps and jumps", fill=-1),
+)
+"""What a run keeps of each frame where a trajectory may have changed its shift."""
+
 TABLE_DTYPE: Final = np.dtype(
     [(c.name, c.dtype, (2,)) if c.per_axis else (c.name, c.dtype) for c in COLUMNS]
 )

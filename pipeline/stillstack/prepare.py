@@ -52,7 +52,7 @@ def is_done(store: RunStore, plan: Plan) -> bool:
     """Whether nothing is left to do; else the store is marked unfinished."""
     if not store.complete:
         return False
-    if all(len(store.done_blocks(name)) == store.n_blocks for name in plan.layout.stage_names):
+    if not any(_missing_blocks(store, name) for name in plan.layout.stage_names):
         return True
     store.mark_unfinished()
     return False
@@ -77,10 +77,11 @@ def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
 def verify(store: RunStore, plan: Plan) -> None:
     """Raise RunFaultError unless every block of every pass is done and no frame is pending."""
     for name in plan.layout.stage_names:
-        missing = store.n_blocks - len(store.done_blocks(name))
+        missing = _missing_blocks(store, name)
         if missing:
             raise RunFaultError(
-                f"{missing} of {store.n_blocks} blocks of {store.path} are not what was written.",
+                f"{missing} of {len(store.blocks(name))} blocks of {store.path} are not what was "
+                "written.",
                 cure="Run the same command again: it does them again.",
             )
     pending = int(((store.read("status") & int(Status.PENDING)) != 0).sum())
@@ -89,6 +90,10 @@ def verify(store: RunStore, plan: Plan) -> None:
             f"{pending} frames of {store.path} are pending though every block is done.",
             cure="This is a fault of the program: please report it.",
         )
+
+
+def _missing_blocks(store: RunStore, stage: str) -> int:
+    return len(store.blocks(stage)) - len(store.done_blocks(stage))
 
 
 @contextlib.contextmanager

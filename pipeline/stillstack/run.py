@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stillstack.interrupt import Interrupts
 from stillstack.plan import Plan
 from stillstack.plan import plan as make_plan
 from stillstack.prepare import attempt_noted, is_done, job_for, opened_store, verify
+from stillstack.settle import finish, publish, rows_before
 from stillstack.storage import RunStore, lock_run, open_run
 
 __all__ = ["open_run", "run"]
@@ -68,7 +70,7 @@ def run(
                     with attempt_noted(store):
                         _execute(plan, store, interrupts, progress, on_link)
                         verify(store, plan)
-                        store.finish()
+                        finish(store)
         except OSError as error:
             raise disk_fault(error, plan.config.output.path) from error
     return open_run(plan.config.output.place)
@@ -82,19 +84,20 @@ def _execute(
     on_link: OnLink | None,
 ) -> None:
     """Pass over the frames as often as the plan says, on one cluster."""
-    table = store.fold_table(*plan.layout.stage_names)
     cluster = plan.config.cluster
     with client_for(
         cluster, workers=plan.workers, memory_limit=plan.memory.limit, on_link=on_link
     ) as client:
         for stage in plan.layout.stages:
+            rows = rows_before(store, stage)
             execute(
                 client,
-                job_for(plan, store, stage, table),
+                job_for(plan, store, stage, rows),
                 stage,
                 store,
-                table,
+                rows,
                 interrupts=interrupts,
+                publish=functools.partial(publish, store, stage),
                 progress=progress,
                 most_workers=cluster.adapt[1] if cluster.adapt else 1,
             )

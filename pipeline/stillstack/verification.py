@@ -13,6 +13,7 @@ from stillstack.address import Location, located
 from stillstack.blockwork import stored_reference
 from stillstack.layout import ONE_PASS, TWO_PASSES
 from stillstack.model import Status
+from stillstack.settle import table_of
 from stillstack.storage import (
     BlockStore,
     DamagedBlock,
@@ -109,7 +110,7 @@ def verify_store(
         stages = tuple(sorted(store.stages(), key=lambda name: _ORDER.get(name, -1)))
         found = _damaged(store, stages, progress)
         missing = _missing(store, stages) if store.complete else ()
-        rebuilt, lost = _beside(store, stages) if isinstance(store, RunStore) else ((), ())
+        rebuilt, lost = _beside(store) if isinstance(store, RunStore) else ((), ())
         complete, taken = store.complete, take_back and bool(missing or found or rebuilt)
         if taken:
             for stage, damaged in found.items():
@@ -143,7 +144,7 @@ def _opened(path: Location, *, locked: bool) -> Iterator[BlockStore]:
 def _damaged(
     store: BlockStore, stages: tuple[str, ...], progress: OnFrames | None
 ) -> dict[str, list[DamagedBlock]]:
-    n_seen, total = 0, store.n_frames * len(stages)
+    n_seen, total = 0, sum(store.stage_frames(stage) for stage in stages)
 
     def seen(_: int) -> None:
         nonlocal n_seen
@@ -160,18 +161,18 @@ def _missing(store: BlockStore, stages: tuple[str, ...]) -> tuple[int, ...]:
     """Blocks of a finished store that a ledger has lost."""
     lost: set[int] = set(range(store.n_blocks)) if not stages else set()
     for stage in stages:
-        lost |= set(range(store.n_blocks)) - store.recorded_blocks(stage)
+        lost |= set(range(len(store.blocks(stage)))) - store.recorded_blocks(stage)
     return tuple(sorted(lost))
 
 
-def _beside(store: RunStore, stages: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _beside(store: RunStore) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What is wrong with a run's table, which is made again, and with its reference, which is not.
 
     Zarr compares every chunk that it reads with the checksum at its end.
     """
     rebuilt, lost = [], []
     try:
-        table, folded = store.read_table(), store.fold_table(*stages)
+        table, folded = store.read_table(), table_of(store)
     except Exception as error:  # noqa: BLE001  # whatever a damaged array makes of Zarr
         rebuilt.append(f"the per-frame table cannot be read: {type(error).__name__}: {error}")
     else:

@@ -12,7 +12,7 @@ A run, from the coordinator's side::
         with store.ledger("align") as ledger:
             ...  # workers: objects = store.writer().write(start, images)
             ledger.append(BlockRecord(block, start, stop, rows, objects))
-        store.write_table(store.fold_table("align"))
+        store.write_table(store.fold_rows("align"))
         store.finish()
 """
 

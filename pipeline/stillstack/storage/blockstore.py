@@ -104,19 +104,24 @@ class BlockStore:
         """How many blocks there are."""
         return -(-self.n_frames // self.block_frames)
 
+    def stage_frames(self, stage: str) -> int:
+        """How many pictures a stage goes through: the stack's frames, or fewer sums of them."""
+        return int(self.layout.get("stage_frames", {}).get(stage, self.n_frames))
+
     @property
     def complete(self) -> bool:
         """Whether `finish` was reached."""
         return self._attributes.get("complete") is True
 
-    def block_range(self, block: int) -> tuple[int, int]:
-        """First frame of a block, and the one after its last."""
+    def block_range(self, block: int, stage: str = "") -> tuple[int, int]:
+        """First frame of a block, and the one after its last; of a stage, where it is named."""
         start = block * self.block_frames
-        return start, min(start + self.block_frames, self.n_frames)
+        return start, min(start + self.block_frames, self.stage_frames(stage))
 
-    def blocks(self) -> tuple[tuple[int, int], ...]:
-        """All blocks' ranges of frames, in order."""
-        return tuple(self.block_range(block) for block in range(self.n_blocks))
+    def blocks(self, stage: str = "") -> tuple[tuple[int, int], ...]:
+        """All blocks' ranges of frames, in order; of a stage, where it is named."""
+        n_blocks = -(-self.stage_frames(stage) // self.block_frames)
+        return tuple(self.block_range(block, stage) for block in range(n_blocks))
 
     def writer(self) -> BlockWriter:
         """Return what a worker needs to write blocks: small, and it pickles."""
@@ -162,7 +167,7 @@ class BlockStore:
 
         The ledger is only ever appended to: a record of no frames takes back the ones before it.
         """
-        starts = [(block, self.block_range(block)[0]) for block in blocks]
+        starts = [(block, self.block_range(block, stage)[0]) for block in blocks]
         if self.complete:
             self.mark_unfinished()
         with self.ledger(stage) as ledger:
@@ -195,6 +200,10 @@ class BlockStore:
                 progress(block)
         return damaged
 
+    def has(self, name: str) -> bool:
+        """Whether the group has such an array."""
+        return self._objects.size(f"{name}/{METADATA}") is not None
+
     def read(self, name: str) -> NDArray[Any]:
         """Whole array as it is stored, fill values included."""
         return np.asarray(self.open_array(name)[...])
@@ -214,9 +223,15 @@ class BlockStore:
         text = self._objects.read(f"{RUN_FOLDER}/{name}.json")
         return None if text is None else json.loads(text)
 
-    def finish(self) -> None:
-        """Declare the store complete, and consolidate its metadata, in one step."""
-        attributes = {**self._attributes, "complete": True}
+    def finish(self, **found: Any) -> None:
+        """Declare the store complete, and consolidate its metadata, in one step.
+
+        Parameters
+        ----------
+        **found
+            Attributes that are known only at the end.
+        """
+        attributes = {**self._attributes, **found, "complete": True}
         metadata = group_metadata(attributes, member_metadata(self._objects))
         self._put_group(metadata, attributes)
 
@@ -230,7 +245,7 @@ class BlockStore:
         return {
             block: record
             for block, record in records.items()
-            if 0 <= block < self.n_blocks and self.block_range(block) == (record.start, record.stop)
+            if block >= 0 and self.block_range(block, stage) == (record.start, record.stop)
         }
 
     def _put_group(self, metadata: bytes, attributes: dict[str, Any]) -> None:

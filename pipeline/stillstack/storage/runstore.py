@@ -18,7 +18,6 @@ from stillstack.storage.cloud import check_reachable
 from stillstack.storage.cloud_store import CloudStore
 from stillstack.storage.identity import read_attributes
 from stillstack.storage.locking import RunLock
-from stillstack.storage.objects import METADATA
 from stillstack.storage.staging import StagingStore
 from stillstack.storage.template import RunTemplate, stage_aligned, stage_run
 
@@ -53,7 +52,7 @@ class RunStore(BlockStore):
     @property
     def has_aligned(self) -> bool:
         """Whether the array of aligned frames exists."""
-        return self._objects.size(f"{self.images}/{METADATA}") is not None
+        return self.has(self.images)
 
     def create_aligned(self, shape: tuple[int, int], origin: tuple[int, int] = (0, 0)) -> None:
         """Make the array of aligned frames when its size is known; nothing where it exists.
@@ -87,20 +86,16 @@ class RunStore(BlockStore):
         _, y, x = self.open_array(self.images).shape
         return y, x
 
-    def fold_table(self, *stages: str) -> NDArray[np.void]:
-        """Per-frame table as the ledgers have it: pending where nothing is done.
+    def fold_rows(self, stage: str) -> NDArray[np.void]:
+        """Rows that a stage has found out, as its ledger has them: pending where nothing is done.
 
-        Parameters
-        ----------
-        stages
-            Later ones replace the rows of earlier ones.
+        There are as many as the stage goes through pictures.
         """
-        table = empty_table(self.n_frames)
-        for stage in stages:
-            for record in self.done_blocks(stage).values():
-                if record.rows is not None:
-                    table[record.start : record.stop] = record.rows
-        return table
+        rows = empty_table(self.stage_frames(stage))
+        for record in self.done_blocks(stage).values():
+            if record.rows is not None:
+                rows[record.start : record.stop] = record.rows
+        return rows
 
     def write_table(self, table: NDArray[np.void]) -> None:
         """Write all per-frame variables whole. For the coordinator alone."""
@@ -110,6 +105,13 @@ class RunStore(BlockStore):
         store = StagingStore.on(self._objects)
         for column in COLUMNS:
             open_writable(store, column.name)[...] = np.ascontiguousarray(table[column.name])
+        store.commit()
+
+    def write_columns(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Write per-frame variables that the template has beside the table. For the coordinator."""
+        store = StagingStore.on(self._objects)
+        for name, column in values.items():
+            open_writable(store, name)[...] = np.ascontiguousarray(column)
         store.commit()
 
     def read_table(self) -> NDArray[np.void]:

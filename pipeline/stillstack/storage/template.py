@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from stillstack.model import (
@@ -14,6 +15,8 @@ from stillstack.model import (
     AXIS,
     COLUMNS,
     FRAME,
+    TRAJECTORY_COLUMNS,
+    Column,
     X,
     Y,
     empty_table,
@@ -32,8 +35,9 @@ from stillstack.storage.staging import StagingStore
 FORMAT: Final = 1
 DETECTOR: Final = ("detector_y", "detector_x")
 _TAKEN: Final = (
-    *(column.name for column in COLUMNS),
+    *(column.name for column in (*COLUMNS, *TRAJECTORY_COLUMNS)),
     *("aligned", "reference", "reference_valid", "valid", "group", "run", Y, X, AXIS, *DETECTOR),
+    *("group_index", "group_shift", "group_shift_std", "loop_closure"),
 )
 
 
@@ -68,6 +72,12 @@ class RunTemplate:
         Per-frame coordinates: numbers, times, strings.
     attrs
         More attributes of the group: config, versions, sources, reference_std.
+    columns
+        Per-frame variables beside those of every run; pending until `RunStore.write_columns`.
+    groups
+        What is known of several references: variables of the dimension ``group``, and ``frame``.
+    stage_frames
+        How many pictures a stage goes through, where it is not every frame by itself.
     """
 
     n_frames: int
@@ -85,6 +95,9 @@ class RunTemplate:
     codec: Codec = "zstd"
     coords: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ()
+    groups: Mapping[str, xr.Variable] = field(default_factory=dict)
+    stage_frames: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_blocks(self.n_frames, self.chunk_frames, self.block_frames)
@@ -113,6 +126,7 @@ class RunTemplate:
                 "block_frames": self.block_frames,
                 "sharded": self.sharded,
                 "codec": self.codec,
+                **({"stage_frames": dict(self.stage_frames)} if self.stage_frames else {}),
             },
             "complete": False,
         }
@@ -133,6 +147,13 @@ def stage_run(store: StagingStore, template: RunTemplate) -> None:
     names = write_frame_coordinates(store, template.coords, _TAKEN)
     write_array(store, AXIS, np.array(AXES), dims=(AXIS,), attrs={"long_name": "image axis"})
     stage_table(store, empty_table(template.n_frames), names)
+    for column in template.columns:
+        shape = (template.n_frames, 2) if column.per_axis else (template.n_frames,)
+        values = np.full(shape, column.fill, column.dtype)
+        _stage_column(store, column, values, names)
+    for name, variable in template.groups.items():
+        dims = tuple(str(dim) for dim in variable.dims)
+        write_array(store, name, np.asarray(variable.values), dims=dims, attrs=variable.attrs)
     _stage_images(store, template)
     if template.aligned_dtype is not None and template.canvas == "input":
         stage_aligned(store, template.attributes()["layout"], template.frame_shape, names)
@@ -141,10 +162,15 @@ def stage_run(store: StagingStore, template: RunTemplate) -> None:
 def stage_table(store: StagingStore, table: NDArray[np.void], coordinates: tuple[str, ...]) -> None:
     """Stage the per-frame variables, metadata and values."""
     for column in COLUMNS:
-        values = np.ascontiguousarray(table[column.name])
-        attrs = {**column.xarray_attrs, **coordinates_attribute(coordinates)}
-        fill = values.dtype.type(column.fill)
-        write_array(store, column.name, values, dims=column.dims, attrs=attrs, fill=fill)
+        _stage_column(store, column, np.ascontiguousarray(table[column.name]), coordinates)
+
+
+def _stage_column(
+    store: StagingStore, column: Column, values: NDArray[Any], coordinates: tuple[str, ...]
+) -> None:
+    attrs = {**column.xarray_attrs, **coordinates_attribute(coordinates)}
+    fill = values.dtype.type(column.fill)
+    write_array(store, column.name, values, dims=column.dims, attrs=attrs, fill=fill)
 
 
 def _stage_images(store: StagingStore, template: RunTemplate) -> None:

@@ -1,0 +1,102 @@
+"""From what the passes of a run found out to its table, one row for every frame.
+
+A pass may go through the frames in another order, group by group, and its shifts are then onto the
+reference of each group. What is made of them here follows from the store alone, so that a run that
+is taken up again, or verified, comes to the same table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillstack.blockwork import Rows
+from stillstack.layout import APPLY, ESTIMATE, ONE_PASS, Stage
+from stillstack.model import Status, empty_table
+from stillstack.storage import RunStore
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """The table of a run before its frames are aligned.
+
+    Parameters
+    ----------
+    rows
+        One for each frame.
+    columns
+        Variables beside the table, by name.
+    attrs
+        What the run's attributes say of it.
+    """
+
+    rows: Rows
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def rows_before(store: RunStore, stage: Stage) -> Rows:
+    """Rows of a stage before it begins: nothing, or what the stages before it came to."""
+    if stage.estimates:
+        return empty_table(store.stage_frames(stage.name))
+    return settle(store).rows
+
+
+def publish(store: RunStore, stage: Stage, rows: Rows) -> None:
+    """Write the table for readers, as far as a stage has come."""
+    store.write_table(frame_rows(store, rows) if stage == ESTIMATE else rows)
+
+
+def finish(store: RunStore) -> None:
+    """Write what is known only when all frames are done, and declare the store complete."""
+    settled = settle(store)
+    if APPLY.name not in store.stages() and settled.columns:
+        store.write_table(settled.rows)
+    store.write_columns(settled.columns)
+    store.finish(**settled.attrs)
+
+
+def settle(store: RunStore) -> Settled:
+    """Table that follows from what has been estimated so far."""
+    stages = store.stages()
+    if ESTIMATE.name not in stages:
+        return Settled(store.fold_rows(ONE_PASS[0].name))
+    return Settled(frame_rows(store, store.fold_rows(ESTIMATE.name)))
+
+
+def table_of(store: RunStore) -> Rows:
+    """Table as it stands: settled, and for frames that are aligned what came of that."""
+    rows = settle(store).rows
+    if APPLY.name in store.stages():
+        aligned = store.fold_rows(APPLY.name)
+        known = (aligned["status"] & int(Status.PENDING)) == 0
+        rows[known] = aligned[known]
+    return rows
+
+
+def frame_rows(store: RunStore, rows: Rows) -> Rows:
+    """Rows of an estimating pass in the order of the frames, with shifts onto the one reference."""
+    order = frame_order(store)
+    if order is None:
+        return rows
+    in_order = np.empty_like(rows)
+    in_order[order] = rows
+    group = store.read("group_index")
+    in_order["shift"] += store.read("group_shift")[group]
+    lost = ~np.isfinite(in_order["shift"]).all(axis=1) & np.isfinite(
+        rows["shift_std"][np.argsort(order)]
+    ).all(axis=1)
+    in_order["shift_std"][lost] = np.nan
+    in_order["status"][lost] |= int(Status.NOT_CONVERGED)
+    return in_order
+
+
+def frame_order(store: RunStore) -> NDArray[np.int64] | None:
+    """Frames in the order in which they are estimated, group by group; None for their own."""
+    if not store.has("group_index"):
+        return None
+    return np.argsort(store.read("group_index"), kind="stable")
