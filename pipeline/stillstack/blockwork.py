@@ -35,6 +35,25 @@ Rows = NDArray[np.void]
 
 
 @dataclass(frozen=True)
+class KeptReference:
+    """Names one reference of a run's store.
+
+    Parameters
+    ----------
+    digest
+        Of the reference.
+    sha256
+        Of the object in which it is kept, made ready; empty where it is not.
+    group
+        Its place among several references; None where there is one.
+    """
+
+    digest: str
+    sha256: str = ""
+    group: int | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything that blocks of one run have in common; small, and it pickles.
 
@@ -46,8 +65,8 @@ class Job:
         The raw frames.
     store_path
         The run's store, where workers find the reference.
-    reference_digest
-        Of the reference that they must find there.
+    reference
+        The one that they must find there.
     writer
         Writes blocks of aligned frames; None where only shifts are wanted.
     aligned_dtype
@@ -63,7 +82,7 @@ class Job:
     digest: str
     source: Source
     store_path: str | Address
-    reference_digest: str
+    reference: KeptReference
     writer: BlockWriter | None
     aligned_dtype: str | None
     interpolation: str
@@ -121,6 +140,8 @@ class JobPlugin(WorkerPlugin):
 _NOT_THE_FRAMES_FAULT: Final = (MemoryError, RunFaultError, AccessError)
 _LOG: Final = logging.getLogger(__name__)
 _JOBS: Final[dict[str, Job]] = {}
+# Blocks come in the order of their frames, so that of several references a few serve at a time.
+_HELD: Final = 2
 _REFERENCES: Final[dict[str, Reference]] = {}
 _REFERENCE_LOCK: Final = threading.Lock()
 
@@ -168,38 +189,77 @@ def probe_frame(job_digest: str, stage: Stage, block: Block) -> int:
 
 
 def reference_of(job: Job) -> Reference:
-    """Prepare the reference of a job, once in each process."""
+    """Reference of a job: the one that the coordinator prepared, read once in each process.
+
+    It is prepared here where what is kept is not what the job says, which a run survives.
+
+    Raises
+    ------
+    RunFaultError
+        If what is prepared here is not the reference of the job.
+    """
     with _REFERENCE_LOCK:
-        if job.reference_digest not in _REFERENCES:
-            reference = stored_reference(RunStore.view(job.store_path))
-            if reference.digest != job.reference_digest:
-                raise RunFaultError(
-                    f"The reference in {job.store_path} has the digest {reference.digest} on "
-                    f"{socket.gethostname()}, and {job.reference_digest} where the run began.",
-                    consequence="Frames would be registered to another image.",
-                    cure="Use the same version of stillstack everywhere, or start a new output.",
-                )
-            _REFERENCES.clear()
-            _REFERENCES[job.reference_digest] = reference
-        return _REFERENCES[job.reference_digest]
+        held = _REFERENCES.get(job.reference.digest)
+        if held is None:
+            store = RunStore.view(job.store_path)
+            held = store.prepared.load(job.reference.digest, job.reference.sha256)
+        if held is None:
+            _LOG.warning("%s: the prepared reference is not there", job.store_path)
+            held = stored_reference(store, job.reference.group)
+            refuse_other_reference(held, job.reference.digest, job.store_path)
+        return _hold(held)
 
 
 def hold_reference(reference: Reference) -> None:
     """Keep a prepared reference in this process, for jobs that name its digest."""
     with _REFERENCE_LOCK:
-        _REFERENCES.clear()
-        _REFERENCES[reference.digest] = reference
+        _hold(reference)
 
 
-def stored_reference(store: RunStore) -> Reference:
-    """Prepare the reference of a run from what its store holds, and nothing else."""
-    attributes = store.attributes
+def _hold(reference: Reference) -> Reference:
+    """Keep a reference as the one that was used last; those not used for long are dropped."""
+    _REFERENCES.pop(reference.digest, None)
+    while len(_REFERENCES) >= _HELD:
+        del _REFERENCES[next(iter(_REFERENCES))]
+    _REFERENCES[reference.digest] = reference
+    return reference
+
+
+def stored_reference(store: RunStore, group: int | None = None) -> Reference:
+    """Prepare a reference of a run from what its store holds, and nothing else.
+
+    Parameters
+    ----------
+    store
+        Of the run.
+    group
+        Which of several references; None where there is one.
+    """
+    which = ... if group is None else group
+    settings = dict(store.attributes["registration"])
+    settings["n_frames"] = of_group(settings["n_frames"], group)
     return prepare_reference(
-        store.read("reference"),
-        store.read("reference_valid"),
+        np.asarray(store.open_array("reference")[which]),
+        np.asarray(store.open_array("reference_valid")[which]),
         frame_valid=store.read("valid"),
-        **attributes["registration"],
+        **settings,
     )
+
+
+def of_group(value: Any, group: int | None) -> Any:
+    """Value of one group, of an attribute that is a list where there are several references."""
+    return value if group is None else value[group]
+
+
+def refuse_other_reference(reference: Reference, digest: str, place: str | Address) -> None:
+    """Raise RunFaultError unless a reference is the one that frames were registered to so far."""
+    if reference.digest != digest:
+        raise RunFaultError(
+            f"The reference in {place} has the digest {reference.digest} on "
+            f"{socket.gethostname()}, and {digest} where the run began.",
+            consequence="Frames would be registered to another image.",
+            cure="Use the same version of stillstack everywhere, or start a new output.",
+        )
 
 
 def _written(

@@ -19,7 +19,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.blockwork import Block, Job, JobPlugin, hold_reference, run_block, stored_reference
+from stillstack.blockwork import (
+    Block,
+    Job,
+    JobPlugin,
+    KeptReference,
+    hold_reference,
+    run_block,
+    stored_reference,
+)
 from stillstack.calibration import Calibration, Trial
 from stillstack.frameblock import Resampling, align_block, register_block
 from stillstack.kernels.registration import Reference
@@ -100,7 +108,7 @@ def _job(trial: Trial, store: RunStore, reference: Reference) -> Job:
         digest="calibration",
         source=trial.source,
         store_path=str(store.path),
-        reference_digest=reference.digest,
+        reference=KeptReference(reference.digest),
         writer=store.writer() if trial.layout.aligned_dtype else None,
         aligned_dtype=trial.layout.aligned_dtype,
         interpolation=_interpolation(trial),

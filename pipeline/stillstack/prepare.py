@@ -15,10 +15,18 @@ from typing import Final
 from dask.base import compute
 
 from stillstack.address import portable
-from stillstack.blockwork import Job, Rows
+from stillstack.blockwork import (
+    Job,
+    KeptReference,
+    Rows,
+    of_group,
+    refuse_other_reference,
+    stored_reference,
+)
 from stillstack.config import config_digest, result_settings
 from stillstack.errors import RunFaultError, StillstackError
 from stillstack.execute import OnProgress, Progress
+from stillstack.kernels.registration import Reference
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
 from stillstack.layout import Stage
 from stillstack.model import DECIDING_PACKAGES, Status
@@ -41,7 +49,9 @@ def opened_store(plan: Plan, lock: RunLock, progress: OnProgress | None) -> RunS
         return RunStore.resume(lock, durable=durable)
     if progress is not None:
         progress(Progress("reference", 0, plan.layout.n_frames))
-    store = RunStore.create(lock, _template(plan), durable=durable)
+    template, reference = _template(plan)
+    store = RunStore.create(lock, template, durable=durable)
+    store.prepared.keep(reference)
     if plan.config.input.options:
         # beside the result: the report looks at the raw frames again
         store.write_note(INPUT_OPTIONS_NOTE, plan.config.input.options)
@@ -65,13 +75,37 @@ def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
         digest=f"{attributes['config_digest']}-{attributes['source_fingerprint']}-{stage.name}",
         source=plan.source,
         store_path=portable(store.path),
-        reference_digest=attributes["reference_digest"],
+        reference=kept_reference(store),
         writer=store.writer() if stage.applies else None,
         aligned_dtype=layout["aligned_dtype"],
         interpolation=attributes["interpolation"],
         canvas=_canvas(store, table) if stage.applies else None,
         fingerprint=plan.source.fingerprint(),
     )
+
+
+def kept_reference(store: RunStore, group: int | None = None) -> KeptReference:
+    """Name a reference for workers; it is prepared again where an earlier attempt left none.
+
+    Parameters
+    ----------
+    store
+        Of the run.
+    group
+        Which of several references; None where there is one.
+
+    Raises
+    ------
+    RunFaultError
+        If this version makes another reference of what the store holds.
+    """
+    digest = str(of_group(store.attributes["reference_digest"], group))
+    sha256 = store.prepared.sha256_of(digest)
+    if not sha256:
+        reference = stored_reference(store, group)
+        refuse_other_reference(reference, digest, portable(store.path))
+        sha256 = store.prepared.keep(reference)
+    return KeptReference(digest, sha256, group)
 
 
 def verify(store: RunStore, plan: Plan) -> None:
@@ -120,8 +154,8 @@ def attempt_noted(store: RunStore) -> Iterator[None]:
             store.write_note(ATTEMPTS_NOTE, [*attempts, attempt])
 
 
-def _template(plan: Plan) -> RunTemplate:
-    """Everything that is known before the first block, the reference included."""
+def _template(plan: Plan) -> tuple[RunTemplate, Reference]:
+    """Everything that is known before the first block, and the reference made ready."""
     maker = ReferenceMaker(
         plan.source,
         plan.config.reference,
@@ -134,7 +168,7 @@ def _template(plan: Plan) -> RunTemplate:
     reference = maker.prepared(made)
     layout = plan.layout
     chosen = plan.config.alignment.interpolation
-    return RunTemplate(
+    template = RunTemplate(
         n_frames=layout.n_frames,
         frame_shape=layout.frame_shape,
         config_digest=config_digest(plan.config),
@@ -163,6 +197,7 @@ def _template(plan: Plan) -> RunTemplate:
             },
         },
     )
+    return template, reference
 
 
 def _canvas(store: RunStore, table: Rows) -> Canvas | None:

@@ -18,15 +18,30 @@ from stillstack.storage.cloud import check_reachable
 from stillstack.storage.cloud_store import CloudStore
 from stillstack.storage.identity import read_attributes
 from stillstack.storage.locking import RunLock
+from stillstack.storage.places import objects_at
+from stillstack.storage.prepared import PreparedReferences
 from stillstack.storage.staging import StagingStore
 from stillstack.storage.template import RunTemplate, stage_aligned, stage_run
 
 
 class RunStore(BlockStore):
-    """The Zarr group of a run. See `BlockStore` for what it shares with stacks."""
+    """The Zarr group of a run. See `BlockStore` for what it shares with stacks.
+
+    Attributes
+    ----------
+    prepared : PreparedReferences
+        References made ready for the workers, while the run is not complete.
+    """
 
     kind: ClassVar[str] = "run"
     images: ClassVar[str] = "aligned"
+
+    def __init__(
+        self, path: Location, *, durable: bool = True, lock: RunLock | None = None
+    ) -> None:
+        super().__init__(path, durable=durable, lock=lock)
+        assure = lock.assure if lock else None
+        self.prepared = PreparedReferences(objects_at(path, durable=False, assure=assure))
 
     @classmethod
     def create(cls, lock: RunLock, template: RunTemplate, *, durable: bool = True) -> Self:
@@ -120,6 +135,11 @@ class RunStore(BlockStore):
         for column in COLUMNS:
             table[column.name] = self.read(column.name)
         return table
+
+    def finish(self, **found: Any) -> None:
+        """Declare the store complete, in one step; prepared references are of no more use."""
+        self.prepared.drop()
+        super().finish(**found)
 
     def _coordinates(self) -> tuple[str, ...]:
         status = self.open_array("status")
