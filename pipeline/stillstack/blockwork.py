@@ -8,6 +8,7 @@ frames is tried alone, and those that fail alone are set aside with the reason.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -77,6 +78,10 @@ class Job:
         Window of the input that is written; None for all of it.
     fingerprint
         Of the source when the run was started.
+    groups
+        References that frames are registered to, where each group of frames has its own.
+    group_of
+        Which of them, for every frame of the source.
     """
 
     digest: str
@@ -88,6 +93,19 @@ class Job:
     interpolation: str
     canvas: Canvas | None
     fingerprint: str
+    groups: tuple[KeptReference, ...] = ()
+    group_of: NDArray[np.int32] | None = None
+
+    def references_for(self, block: Block) -> tuple[tuple[KeptReference, int, int], ...]:
+        """References that a block's frames are registered to, and the frames, in order."""
+        if self.group_of is None:
+            return ((self.reference, block.start, block.stop),)
+        groups = self.group_of[block.start : block.stop]
+        edges = [0, *(np.flatnonzero(np.diff(groups)) + 1), len(groups)]
+        return tuple(
+            (self.groups[groups[first]], block.start + first, block.start + last)
+            for first, last in itertools.pairwise(edges)
+        )
 
 
 @dataclass(frozen=True)
@@ -162,11 +180,14 @@ def run_block(job_digest: str, stage: Stage, block: Block) -> BlockResult:
             f"A worker has not been given the job {job_digest}.",
             cure="Run the same command again.",
         )
-    reference = reference_of(job)
+    # before anything that could be taken for the frames' fault
+    needed = job.references_for(block) if stage.estimates else ((job.reference, 0, 0),)
+    for kept, _, _ in needed:
+        reference_of(job, kept)
     if stage.applies and job.writer is not None:
-        rows, reasons, objects = _written(job, job.writer, stage, block, reference)
+        rows, reasons, objects = _written(job, job.writer, stage, block)
     else:
-        rows, reasons = _whole_or_single(job, stage, block, reference, None)
+        rows, reasons = _whole_or_single(job, stage, block, None)
         objects = ()
     record = BlockRecord(
         block=block.index,
@@ -184,12 +205,12 @@ def run_block(job_digest: str, stage: Stage, block: Block) -> BlockResult:
 def probe_frame(job_digest: str, stage: Stage, block: Block) -> int:
     """Do the work of a block without writing it, to see whether the worker survives."""
     job = _JOBS[job_digest]
-    _whole_or_single(job, stage, block, reference_of(job), None)
+    _whole_or_single(job, stage, block, None)
     return os.getpid()
 
 
-def reference_of(job: Job) -> Reference:
-    """Reference of a job: the one that the coordinator prepared, read once in each process.
+def reference_of(job: Job, kept: KeptReference | None = None) -> Reference:
+    """Reference of a job, or of a group: as the coordinator prepared it, read once in each process.
 
     It is prepared here where what is kept is not what the job says, which a run survives.
 
@@ -198,15 +219,16 @@ def reference_of(job: Job) -> Reference:
     RunFaultError
         If what is prepared here is not the reference of the job.
     """
+    kept = kept or job.reference
     with _REFERENCE_LOCK:
-        held = _REFERENCES.get(job.reference.digest)
+        held = _REFERENCES.get(kept.digest)
         if held is None:
             store = RunStore.view(job.store_path)
-            held = store.prepared.load(job.reference.digest, job.reference.sha256)
+            held = store.prepared.load(kept.digest, kept.sha256)
         if held is None:
             _LOG.warning("%s: the prepared reference is not there", job.store_path)
-            held = stored_reference(store, job.reference.group)
-            refuse_other_reference(held, job.reference.digest, job.store_path)
+            held = stored_reference(store, kept.group)
+            refuse_other_reference(held, kept.digest, job.store_path)
         return _hold(held)
 
 
@@ -263,12 +285,12 @@ def refuse_other_reference(reference: Reference, digest: str, place: str | Addre
 
 
 def _written(
-    job: Job, writer: BlockWriter, stage: Stage, block: Block, reference: Reference
+    job: Job, writer: BlockWriter, stage: Stage, block: Block
 ) -> tuple[Rows, dict[int, str], tuple[StoredObject, ...]]:
     """Do a block and write its images; the disk's faults are told from the frames'."""
     try:
         with contextlib.closing(writer.begin(block.start)) as writing:
-            rows, reasons = _whole_or_single(job, stage, block, reference, writing)
+            rows, reasons = _whole_or_single(job, stage, block, writing)
             return rows, reasons, writing.commit()
     except OSError as error:
         what = f"{writer.path}, frames {block.start} to {block.stop - 1},"
@@ -276,14 +298,14 @@ def _written(
 
 
 def _whole_or_single(
-    job: Job, stage: Stage, block: Block, reference: Reference, writing: BlockWriting | None
+    job: Job, stage: Stage, block: Block, writing: BlockWriting | None
 ) -> tuple[Rows, dict[int, str]]:
     """Rows of a block, frame by frame where it does not work as a whole; images are written."""
     if not block.set_aside:
         # whatever a block fails of, its frames are tried one by one
         with _suppressed_but_faults():
-            return _computed(job, stage, block, reference, writing), {}
-    rows, images, reasons = _frame_by_frame(job, stage, block, reference)
+            return _computed(job, stage, block, writing), {}
+    rows, images, reasons = _frame_by_frame(job, stage, block)
     if writing is not None:
         writing.discard()
         for first in range(0, len(images), writing.chunk_frames):
@@ -303,7 +325,7 @@ def _suppressed_but_faults() -> Iterator[None]:
 
 
 def _frame_by_frame(
-    job: Job, stage: Stage, block: Block, reference: Reference
+    job: Job, stage: Stage, block: Block
 ) -> tuple[Rows, NDArray[Any], dict[int, str]]:
     n_frames = block.stop - block.start
     rows = empty_table(n_frames, Status.UNREADABLE)
@@ -316,7 +338,7 @@ def _frame_by_frame(
         alone = replace(block, start=number, stop=number + 1, rows=known)
         image = images[place : place + 1] if stage.applies else None
         try:
-            rows[place] = _computed(job, stage, alone, reference, image)[0]
+            rows[place] = _computed(job, stage, alone, image)[0]
         except _NOT_THE_FRAMES_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # the frame is set aside, with the reason
@@ -332,7 +354,6 @@ def _computed(
     job: Job,
     stage: Stage,
     block: Block,
-    reference: Reference,
     images: BlockWriting | NDArray[Any] | None,
 ) -> Rows:
     """Rows of a range of frames, each of which is read once; images go where they are wanted.
@@ -344,7 +365,7 @@ def _computed(
     dtype = np.dtype(job.source.dtype)
     frames = read_piece((job.source, block.start, block.stop, (shape[0], shape[1]), dtype.str))
     if stage.estimates:
-        rows = register_block(frames, reference, np.array([block.start]), (0,))[:, 0, 0]
+        rows = _registered(job, block, frames)
     elif block.rows is not None:
         rows = block.rows.copy()
     else:
@@ -361,7 +382,7 @@ def _computed(
             frames[piece],
             rows[piece, None, None],
             np.array([block.start + first]),
-            reference=reference,
+            reference=reference_of(job),
             valid=None,
             resampling=resampling,
             block_id=(0,),
@@ -373,6 +394,20 @@ def _computed(
             images[piece] = moved.images
     rows["status"][rows["n_clipped"] > 0] |= int(Status.CLIPPED)
     return rows
+
+
+def _registered(job: Job, block: Block, frames: NDArray[Any]) -> Rows:
+    """Rows of a block's frames, each registered to the reference of its group."""
+    pieces = [
+        register_block(
+            frames[first - block.start : last - block.start],
+            reference_of(job, kept),
+            np.array([first]),
+            (0,),
+        )[:, 0, 0]
+        for kept, first, last in job.references_for(block)
+    ]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _keep_known_rejects(rows: Rows, known: Rows) -> None:
