@@ -26,8 +26,8 @@ from stillstack.errors import AccessError, RunFaultError, StillstackError, disk_
 from stillstack.frameblock import Resampling, align_block, register_block
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.layout import Stage
-from stillstack.model import Status, empty_table, image_fill
-from stillstack.sources import Source, read_piece
+from stillstack.model import LEFT_OUT, Status, empty_table, image_fill
+from stillstack.sources import Source, read_piece, stretches
 from stillstack.stacks import Canvas
 from stillstack.storage import BlockRecord, BlockWriter, BlockWriting, RunStore, StoredObject
 
@@ -83,6 +83,8 @@ class Block:
         Its rows of the table, where they are known already.
     set_aside
         Frames that must not be touched, and why.
+    excluded
+        Frames that the config leaves out: they are not read.
     """
 
     index: int
@@ -90,6 +92,14 @@ class Block:
     stop: int
     rows: Rows | None = None
     set_aside: Mapping[int, str] = field(default_factory=dict)
+    excluded: tuple[int, ...] = ()
+
+    @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """Ranges of its frames that are read."""
+        if not self.excluded:
+            return [(self.start, self.stop)]
+        return stretches(n for n in range(self.start, self.stop) if n not in self.excluded)
 
 
 @dataclass(frozen=True)
@@ -281,10 +291,9 @@ def _computed(
     compute one for every block, and to copy what comes out, takes as long as to register.
     """
     _, *shape = job.source.shape
-    dtype = np.dtype(job.source.dtype)
-    frames = read_piece((job.source, block.start, block.stop, (shape[0], shape[1]), dtype.str))
+    frames = _frames(job, block)
     if stage.estimates:
-        rows = register_block(frames, reference, np.array([block.start]), (0,))[:, 0, 0]
+        rows = _registered(frames, block, reference)
     elif block.rows is not None:
         rows = block.rows.copy()
     else:
@@ -312,6 +321,31 @@ def _computed(
         elif images is not None:
             images[piece] = moved.images
     rows["status"][rows["n_clipped"] > 0] |= int(Status.CLIPPED)
+    return rows
+
+
+def _frames(job: Job, block: Block) -> NDArray[Any]:
+    """Raw frames of a block, zero where they are left out."""
+    n_frames, (_, height, width) = block.stop - block.start, job.source.shape
+    dtype = np.dtype(job.source.dtype)
+    pieces = [
+        (start, read_piece((job.source, start, stop, (height, width), dtype.str)))
+        for start, stop in block.stretches
+    ]
+    if not block.excluded:
+        return pieces[0][1]
+    frames = np.zeros((n_frames, height, width), dtype)
+    for start, piece in pieces:
+        frames[start - block.start :][: len(piece)] = piece
+    return frames
+
+
+def _registered(frames: NDArray[Any], block: Block, reference: Reference) -> Rows:
+    """Rows of the frames of a block."""
+    rows = empty_table(len(frames), LEFT_OUT)
+    for start, stop in block.stretches:
+        piece = slice(start - block.start, stop - block.start)
+        rows[piece] = register_block(frames[piece], reference, np.array([start]), (0,))[:, 0, 0]
     return rows
 
 

@@ -21,7 +21,7 @@ from stillstack.errors import RunFaultError, StillstackError
 from stillstack.execute import OnProgress, Progress
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
 from stillstack.layout import Stage
-from stillstack.model import DECIDING_PACKAGES, Status
+from stillstack.model import DECIDING_PACKAGES, LEFT_OUT, Status
 from stillstack.plan import Plan
 from stillstack.reference import ReferenceMaker
 from stillstack.stacks import Canvas, common_canvas
@@ -56,6 +56,13 @@ def is_done(store: RunStore, plan: Plan) -> bool:
         return True
     store.mark_unfinished()
     return False
+
+
+def starting_table(plan: Plan, store: RunStore) -> Rows:
+    """Return the per-frame table as the ledgers have it, in which left out frames are so."""
+    table = store.fold_table(*plan.layout.stage_names)
+    table["status"][plan.left_out] = int(LEFT_OUT)
+    return table
 
 
 def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
@@ -124,6 +131,7 @@ def _template(plan: Plan) -> RunTemplate:
         plan.reference_valid,
         plan.settings,
         functools.partial(compute, scheduler="threads"),
+        plan.left_out,
     )
     made = maker.make()
     reference = maker.prepared(made)

@@ -15,7 +15,7 @@ from stillstack.execute import OnProgress, execute
 from stillstack.interrupt import Interrupts
 from stillstack.plan import Plan
 from stillstack.plan import plan as make_plan
-from stillstack.prepare import attempt_noted, is_done, job_for, opened_store, verify
+from stillstack.prepare import attempt_noted, is_done, job_for, opened_store, starting_table, verify
 from stillstack.storage import RunStore, lock_run, open_run
 
 __all__ = ["open_run", "run"]
@@ -82,7 +82,7 @@ def _execute(
     on_link: OnLink | None,
 ) -> None:
     """Pass over the frames as often as the plan says, on one cluster."""
-    table = store.fold_table(*plan.layout.stage_names)
+    table = starting_table(plan, store)
     cluster = plan.config.cluster
     with client_for(
         cluster, workers=plan.workers, memory_limit=plan.memory.limit, on_link=on_link

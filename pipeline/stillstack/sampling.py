@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.errors import InputError, UnreadableFrameError
+from stillstack.exclusion import kept_numbers
 from stillstack.sources import SelectedSource, Source
 
 SAMPLE_FRAMES: Final = 16
@@ -71,8 +72,10 @@ def spread_numbers(start: int, stop: int, count: int) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers)
 
 
-def take_sample(source: Source, count: int = SAMPLE_FRAMES) -> Sample:
-    """Read a few frames, evenly spread.
+def take_sample(
+    source: Source, count: int = SAMPLE_FRAMES, left_out: NDArray[np.bool_] | None = None
+) -> Sample:
+    """Read a few frames, evenly spread over those that are not left out.
 
     Raises
     ------
@@ -85,7 +88,8 @@ def take_sample(source: Source, count: int = SAMPLE_FRAMES) -> Sample:
     numbers: list[int] = []
     frames: list[NDArray[Any]] = []
     unreadable: dict[int, str] = {}
-    for number in spread_numbers(0, n_frames, count):
+    kept = kept_numbers(left_out, 0, n_frames)
+    for number in (int(kept[place]) for place in spread_numbers(0, len(kept), count)):
         try:
             frames.append(source.read(number, number + 1)[0])
             numbers.append(number)

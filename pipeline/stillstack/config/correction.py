@@ -16,7 +16,10 @@ def _distinct(given: str | tuple[Place, ...] | None) -> str | tuple[Place, ...] 
 
 
 class CorrectionConfig(Section):
-    """Frames are corrected as they are read: (frame - dark) * gain, without the defects."""
+    """Frames are corrected as they are read: (frame - dark) * gain, in float32.
+
+    Which values do not count (saturation, valid.frames.below, above and equal) is judged before.
+    """
 
     dark: str | None = Field(
         None,

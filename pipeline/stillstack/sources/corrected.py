@@ -54,6 +54,11 @@ class CorrectedSource:
     correction: Correction
 
     @property
+    def recorded(self) -> Source:
+        """The raw frames, as the detector wrote them."""
+        return self.whole
+
+    @property
     def name(self) -> str:
         """Short name for messages: that of the raw frames."""
         return self.whole.name
