@@ -20,8 +20,8 @@ from stillstack.run import run
 from stillstack.sources import open_source
 from stillstack.storage import RunStore
 from stillstack.verification import verify_store
+from stores import stored
 from test_run import ScriptedSource
-from test_run_kill import stored
 from workers import worker_processes
 
 N_BLOCKS, BLOCK_FRAMES, N_WORKERS = 15, 4, 2

@@ -32,7 +32,7 @@ from stillstack.run import run
 from stillstack.sources import open_source
 from stillstack.storage import RunStore
 from stillstack.verification import verify_store
-from test_run_kill import stored
+from stores import stored
 
 # remote workers cannot import this file: its functions travel as they are
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -25,7 +25,8 @@ from stillstack.model import Status
 from stillstack.run import open_run, run
 from stillstack.sources import open_source
 from stillstack.verification import verify_store
-from test_run_kill import SCRIPT, stored
+from stores import stored
+from test_run_kill import SCRIPT
 
 
 def ledger_blocks(path: Path) -> list[int]:

@@ -27,7 +27,7 @@ from stillstack.storage import RunStore, RunTemplate, lock_run
 from stillstack.storage import prepared as storage_prepared
 from stillstack.storage.places import objects_at
 from stillstack.storage.prepared import FOLDER, PreparedReferences
-from test_run import stored
+from stores import stored
 
 SETTINGS: dict[str, Any] = {"max_shift_px": 16, "n_frames": 1.0}
 

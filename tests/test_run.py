@@ -27,6 +27,7 @@ from stillstack.run import open_run, run
 from stillstack.simulation import SimulatedStack
 from stillstack.sources import Source, open_source, open_stack
 from stillstack.storage import RunStore
+from stores import stored
 
 
 @dataclass(frozen=True)
@@ -110,18 +111,6 @@ def script(small_stack_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return source
 
     return use
-
-
-def stored(path: str | Path) -> dict[str, Any]:
-    """Everything in a store that has to be the same, however it came about."""
-    root = Path(path)
-    found: dict[str, Any] = {
-        str(file.relative_to(root)): file.read_bytes()
-        for file in root.rglob("*")
-        if file.is_file() and file.relative_to(root).parts[0] != "run"
-    }
-    found["zarr.json"] = json.loads(found["zarr.json"])["attributes"]
-    return found
 
 
 def test_a_run_aligns_what_is_good_and_rejects_what_is_planted(

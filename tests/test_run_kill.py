@@ -26,6 +26,7 @@ from stillstack.model import Status
 from stillstack.run import run
 from stillstack.sources import open_source
 from stillstack.storage import RunStore
+from stores import stored
 
 N_BLOCKS = 15
 SCRIPT = """
@@ -40,18 +41,6 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 """
-
-
-def stored(path: str | Path) -> dict[str, Any]:
-    """Everything in a store that has to be the same, however it came about."""
-    root = Path(path)
-    found: dict[str, Any] = {
-        str(file.relative_to(root)): file.read_bytes()
-        for file in root.rglob("*")
-        if file.is_file() and file.relative_to(root).parts[0] != "run"
-    }
-    found["zarr.json"] = json.loads(found["zarr.json"])["attributes"]
-    return found
 
 
 @dataclass

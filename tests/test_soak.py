@@ -17,7 +17,8 @@ import yaml
 from stillstack.ingest import StackOptions, write_simulation
 from stillstack.simulation import beam_block_figure, simulate_stack
 from stillstack.verification import verify_store
-from test_run_kill import SCRIPT, stored
+from stores import stored
+from test_run_kill import SCRIPT
 
 N_FRAMES = int(os.environ.get("STILLSTACK_SOAK_FRAMES", "20000"))
 SHAPE = (256, 256)

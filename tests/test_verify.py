@@ -18,7 +18,7 @@ from stillstack.run import run
 from stillstack.sources import open_source
 from stillstack.storage import RunStore, lock_run
 from stillstack.verification import verify_store
-from test_run_kill import stored
+from stores import stored
 
 pytestmark = pytest.mark.usefixtures("cluster_client")
 

@@ -27,8 +27,8 @@ from stillstack.errors import AccessError, RunFaultError, StillstackError, disk_
 from stillstack.frameblock import Resampling, align_block, register_block
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.layout import Stage
-from stillstack.model import Status, empty_table, image_fill
-from stillstack.sources import Source, read_piece
+from stillstack.model import LEFT_OUT, Status, empty_table, image_fill
+from stillstack.sources import Source, read_piece, stretches
 from stillstack.stacks import Canvas
 from stillstack.storage import BlockRecord, BlockWriter, BlockWriting, RunStore, StoredObject
 
@@ -97,15 +97,16 @@ class Job:
     group_of: NDArray[np.int32] | None = None
 
     def references_for(self, block: Block) -> tuple[tuple[KeptReference, int, int], ...]:
-        """References that a block's frames are registered to, and the frames, in order."""
+        """References that the frames of a block are registered to, and ranges of these frames."""
         if self.group_of is None:
-            return ((self.reference, block.start, block.stop),)
-        groups = self.group_of[block.start : block.stop]
-        edges = [0, *(np.flatnonzero(np.diff(groups)) + 1), len(groups)]
-        return tuple(
-            (self.groups[groups[first]], block.start + first, block.start + last)
-            for first, last in itertools.pairwise(edges)
-        )
+            return tuple((self.reference, *stretch) for stretch in block.stretches)
+        found = []
+        for start, stop in block.stretches:
+            groups = self.group_of[start:stop]
+            edges = [0, *(np.flatnonzero(np.diff(groups)) + 1), len(groups)]
+            for first, last in itertools.pairwise(int(edge) for edge in edges):
+                found.append((self.groups[groups[first]], start + first, start + last))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class Block:
         Its rows of the table, where they are known already.
     set_aside
         Frames that must not be touched, and why.
+    excluded
+        Frames that the config leaves out: they are not read.
     """
 
     index: int
@@ -127,6 +130,14 @@ class Block:
     stop: int
     rows: Rows | None = None
     set_aside: Mapping[int, str] = field(default_factory=dict)
+    excluded: tuple[int, ...] = ()
+
+    @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """Ranges of its frames that are read."""
+        if not self.excluded:
+            return [(self.start, self.stop)]
+        return stretches(n for n in range(self.start, self.stop) if n not in self.excluded)
 
 
 @dataclass(frozen=True)
@@ -362,8 +373,7 @@ def _computed(
     compute one for every block, and to copy what comes out, takes as long as to register.
     """
     _, *shape = job.source.shape
-    dtype = np.dtype(job.source.dtype)
-    frames = read_piece((job.source, block.start, block.stop, (shape[0], shape[1]), dtype.str))
+    frames = _frames(job, block)
     if stage.estimates:
         rows = _registered(job, block, frames)
     elif block.rows is not None:
@@ -396,18 +406,30 @@ def _computed(
     return rows
 
 
+def _frames(job: Job, block: Block) -> NDArray[Any]:
+    """Raw frames of a block, zero where they are left out."""
+    n_frames, (_, height, width) = block.stop - block.start, job.source.shape
+    dtype = np.dtype(job.source.dtype)
+    pieces = [
+        (start, read_piece((job.source, start, stop, (height, width), dtype.str)))
+        for start, stop in block.stretches
+    ]
+    if not block.excluded:
+        return pieces[0][1]
+    frames = np.zeros((n_frames, height, width), dtype)
+    for start, piece in pieces:
+        frames[start - block.start :][: len(piece)] = piece
+    return frames
+
+
 def _registered(job: Job, block: Block, frames: NDArray[Any]) -> Rows:
     """Rows of a block's frames, each registered to the reference of its group."""
-    pieces = [
-        register_block(
-            frames[first - block.start : last - block.start],
-            reference_of(job, kept),
-            np.array([first]),
-            (0,),
-        )[:, 0, 0]
-        for kept, first, last in job.references_for(block)
-    ]
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    rows = empty_table(len(frames), LEFT_OUT)
+    for kept, start, stop in job.references_for(block):
+        piece = slice(start - block.start, stop - block.start)
+        reference = reference_of(job, kept)
+        rows[piece] = register_block(frames[piece], reference, np.array([start]), (0,))[:, 0, 0]
+    return rows
 
 
 def _keep_known_rejects(rows: Rows, known: Rows) -> None:

@@ -119,7 +119,13 @@ def execute(
 def _n_flagged(rows: Rows) -> int:
     """Frames that were looked at and are not good."""
     status = rows["status"]
-    return int(np.count_nonzero(~is_good(status) & ((status & Status.PENDING) == 0)))
+    unseen = (status & int(Status.PENDING | Status.EXCLUDED)) != 0
+    return int(np.count_nonzero(~is_good(status) & ~unseen))
+
+
+def _n_seen(rows: Rows) -> int:
+    """Frames that the config does not leave out."""
+    return int(np.count_nonzero((rows["status"] & int(Status.EXCLUDED)) == 0))
 
 
 @contextlib.contextmanager
@@ -164,6 +170,7 @@ class _Execution:
         names = f"{self.stage.name}-{self.job.digest}"
         self.flight = Flight(self.client, self.limits, names)
         self.n_done = 0
+        self.came_through = False  # of any frame that was looked at
         self.n_resumed = 0
         self.n_flagged = _n_flagged(self.table)
         self.room = 0
@@ -199,9 +206,13 @@ class _Execution:
             if index in done:
                 self._enter(done[index].rows, start, stop)
                 self.n_resumed += stop - start
+                self.came_through |= _n_seen(self.table[start:stop]) > 0
                 continue
-            rows = None if self.stage.estimates else self.table[start:stop].copy()
-            self.waiting.append(Block(index, start, stop, rows))
+            known = self.table[start:stop].copy()
+            left_out = np.flatnonzero(known["status"] & int(Status.EXCLUDED)) + start
+            rows = None if self.stage.estimates else known
+            excluded = tuple(int(number) for number in left_out)
+            self.waiting.append(Block(index, start, stop, rows, excluded=excluded))
         self.n_done = len(done)
 
     def _run_side_by_side(self) -> None:
@@ -244,14 +255,18 @@ class _Execution:
         Frames that fail are set aside for good. If all of them fail, from the first on, it is more
         likely the program or the source than the frames, and that can be mended.
         """
-        n_frames = result.record.stop - result.record.start
-        if len(result.reasons) == n_frames and self.n_done == 0:
+        n_seen = _n_seen(self.table[result.record.start : result.record.stop])
+        if n_seen == 0:  # tells nothing of the frames
+            self._commit(result)
+            return
+        if len(result.reasons) == n_seen and not self.came_through:
             self.doubtful.append(result)
             self._refuse_doubtful(self.limits.doubtful_blocks)
             return
         for held in (*self.doubtful, result):
             self._commit(held)
         self.doubtful.clear()
+        self.came_through = True
 
     def _refuse_doubtful(self, enough: int) -> None:
         """Stop where so many blocks failed as a whole and not one frame has come through."""
@@ -309,6 +324,8 @@ class _Execution:
         """
         killers = dict(block.set_aside)
         for place, number in enumerate(range(block.start, block.stop)):
+            if number in block.excluded:
+                continue
             rows = None if block.rows is None else block.rows[place : place + 1]
             frame = Block(block.index, number, number + 1, rows)
             outcome = self._alone(probe_frame, frame)

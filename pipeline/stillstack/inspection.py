@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.address import is_address
-from stillstack.config import RunConfig
+from stillstack.config import CorrectionConfig, RunConfig
 from stillstack.config.valid import ValidConfig
 from stillstack.errors import InputError
+from stillstack.exclusion import excluded
 from stillstack.findings import Findings
 from stillstack.noise import estimate_gain
 from stillstack.reference import ReferenceMaker
 from stillstack.sampling import Sample
-from stillstack.sources import Source, image_of
+from stillstack.sources import CorrectedSource, Source, image_of
 from stillstack.valid import check_valid, valid_from_config
+
+_MOST_NEGATIVE: Final = 0.75
+_MOST_GAIN: Final = 1000.0
 
 
 def check_frames(config: RunConfig, source: Source) -> None:
@@ -40,27 +44,61 @@ def check_frames(config: RunConfig, source: Source) -> None:
         )
 
 
+def left_out(config: RunConfig, source: Source, found: Findings) -> NDArray[np.bool_]:
+    """Find the frames that the section ``exclude`` leaves out; none where it is refused."""
+    n_frames = source.shape[0]
+    made = found.check(lambda: excluded(config.exclude, source.coords, n_frames))
+    if made is None:
+        return np.zeros(n_frames, bool)
+    if config.exclude.expression is not None and not made.any():
+        found.warn(
+            f"exclude.expression, {config.exclude.expression!r}, is met by no frame.",
+            "No frame is left out.",
+        )
+    return made
+
+
 def valid_pixels(
-    config: RunConfig, sample: Sample, found: Findings
+    config: RunConfig, source: Source, sample: Sample, found: Findings
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_] | None]:
     """Find the valid pixels of the frames, and of the reference where it has its own."""
     frames, reference = config.valid.frames, config.valid.reference
-    valid = _valid_section(frames, sample, "valid.frames", found)
+    recorded = _recorded(source, sample)
+    valid = _valid_section(frames, sample, recorded, "valid.frames", found)
+    if isinstance(source, CorrectedSource):
+        valid &= ~source.defects
     if reference is None or reference == frames:
         return valid, None
-    return valid, _valid_section(reference, sample, "valid.reference", found)
+    return valid, _valid_section(reference, sample, recorded, "valid.reference", found)
+
+
+def _recorded(source: Source, sample: Sample) -> NDArray[Any] | None:
+    """Frames of a sample as the detector wrote them, where they are corrected; else None."""
+    if not isinstance(source, CorrectedSource):
+        return None
+    return np.concatenate([source.recorded.read(number, number + 1) for number in sample.numbers])
 
 
 def _valid_section(
-    spec: ValidConfig, sample: Sample, name: str, found: Findings
+    spec: ValidConfig,
+    sample: Sample,
+    recorded: NDArray[Any] | None,
+    name: str,
+    found: Findings,
 ) -> NDArray[np.bool_]:
     """Find the valid pixels that one section asks for; all pixels where it is refused."""
     shape = sample.frames.shape[1:]
-    made = found.check(lambda: valid_from_config(spec, shape, image_of, sample.frames, where=name))
+    rules = ValidConfig(below=spec.below, above=spec.above, equal=spec.equal)
+    plain = spec
+    if recorded is not None:  # values are those that the detector wrote
+        plain = spec.model_copy(update={"below": None, "above": None, "equal": ()})
+    made = found.check(lambda: valid_from_config(plain, shape, image_of, sample.frames, where=name))
     if made is None:
         return np.ones(shape, bool)
+    if recorded is not None:
+        made &= valid_from_config(rules, shape, sample=recorded)
     few = sample.frames[:: max(1, len(sample.frames) // 5)]
-    typical = np.median(few, axis=0)
+    typical = np.median(few, axis=0)  # NaN where one is: what is not finite is not judged
     warnings = found.check(lambda: check_valid(made, typical, name, allow_small=spec.allow_small))
     for warning in warnings or ():
         found.warn(warning)
@@ -85,6 +123,45 @@ def note_sample(sample: Sample, kept: NDArray[np.bool_], found: Findings) -> Non
         )
 
 
+def typical_frame(frames: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean of frames (n, y, x), each pixel over those that are finite there; NaN without any."""
+    if frames.dtype.kind != "f":
+        return np.asarray(frames.mean(axis=0, dtype=np.float64))
+    finite = np.isfinite(frames)
+    count = finite.sum(axis=0)
+    total = np.where(finite, frames, 0).sum(axis=0, dtype=np.float64)
+    mean: NDArray[np.float64] = np.full(total.shape, np.nan)
+    return np.asarray(np.divide(total, count, out=mean, where=count > 0), np.float64)
+
+
+def note_correction(
+    source: Source, typical: NDArray[np.float64], valid: NDArray[np.bool_], found: Findings
+) -> None:
+    """Say what is odd about a correction: a dark brighter than the frames, a gain far from one."""
+    if not isinstance(source, CorrectedSource):
+        return
+    images, values = source.correction.images(), typical[valid & np.isfinite(typical)]
+    if images.dark is not None and values.size and not values.mean() > 0:
+        found.error(
+            f"The corrected frames have a mean of {values.mean():.3g} counts: correction.dark, "
+            f"with {images.dark[valid].mean():.3g}, is brighter than they are.",
+            "Nothing of them would be left.",
+            "Give a dark frame of the same exposure, readout and gain as the frames.",
+        )
+    elif images.dark is not None and values.size and (values < 0).mean() > _MOST_NEGATIVE:
+        found.warn(
+            f"{(values < 0).mean():.0%} of the valid pixels are negative once they are corrected.",
+            "correction.dark may be that of a longer exposure.",
+        )
+    middle = 1.0 if images.gain is None else float(np.nanmedian(images.gain))
+    if not 1 / _MOST_GAIN < middle < _MOST_GAIN:
+        found.warn(
+            f"Half of the pixels of correction.gain are above {middle:.3g}.",
+            "Frames are multiplied with it; an image of an even illumination is its inverse.",
+            "Give mean(flat) / flat.",
+        )
+
+
 def gain_of(
     config: RunConfig, frames: NDArray[Any], valid: NDArray[np.bool_], found: Findings
 ) -> float:
@@ -106,6 +183,8 @@ def gain_of(
 def settings_of(config: RunConfig, gain: float) -> dict[str, Any]:
     """Keywords of `prepare_reference`, as plain values."""
     registration, values = config.registration, config.valid.frames
+    if config.correction != CorrectionConfig():
+        values = ValidConfig()  # values that do not count are NaN in corrected frames already
     return {
         "max_shift_px": registration.max_shift_px,
         "min_overlap": registration.min_overlap,

@@ -25,6 +25,8 @@ MOST_OBJECTS: Final = 100_000
 _OBJECTS_BESIDE: Final = 1_000
 _CHUNK_BYTES: Final = 4 * 2**20
 _MOST_CHUNK_FRAMES: Final = 64
+# A dark frame, a gain image, and the defects.
+_KEPT_IMAGES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Layout:
         Passes over the frames.
     sharded
         Whether a block is one object of the output, rather than one for each chunk.
+    recorded_dtype
+        Name of the dtype of frames before they are corrected, where they are; else empty.
+    kept_images
+        Images of four bytes a pixel that each process keeps to correct frames.
     """
 
     n_frames: int
@@ -91,6 +97,8 @@ class Layout:
     chunk_frames: int
     stages: tuple[Stage, ...]
     sharded: bool = False
+    recorded_dtype: str = ""
+    kept_images: int = 0
 
     @property
     def n_blocks(self) -> int:
@@ -116,8 +124,13 @@ class Layout:
 
     @property
     def source_bytes(self) -> int:
-        """Bytes of one raw frame."""
+        """Bytes of one raw frame, corrected or not, in memory."""
         return self.pixels * np.dtype(self.source_dtype).itemsize
+
+    @property
+    def recorded_bytes(self) -> int:
+        """Bytes of one raw frame as it was recorded."""
+        return self.pixels * np.dtype(self.recorded_dtype or self.source_dtype).itemsize
 
     @property
     def aligned_bytes(self) -> int:
@@ -168,7 +181,7 @@ def lay_out(
         Bytes of raw frames in a block, where the config says ``auto``.
     """
     n_frames, height, width = source.shape
-    dtype = np.dtype(source.dtype)
+    dtype, recorded = np.dtype(source.dtype), getattr(source, "recorded", source)
     output = config.output
     written = height * width * aligned_dtype.itemsize if output.aligned else 0
     chunk_frames = _chunk_frames(config, n_frames, written)
@@ -199,6 +212,8 @@ def lay_out(
         chunk_frames=chunk_frames,
         stages=stages_of(config),
         sharded=sharded,
+        recorded_dtype="" if recorded is source else np.dtype(recorded.dtype).name,
+        kept_images=0 if recorded is source else _KEPT_IMAGES,
     )
 
 

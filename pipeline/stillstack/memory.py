@@ -99,7 +99,8 @@ def worker_bytes(layout: Layout, source_chunk: int) -> int:
     image = 4 * layout.pixels
     freed = (_PREPARING_IMAGES - _REFERENCE_IMAGES) * image
     working = _REFERENCE_IMAGES * image + min(_HEAP_BYTES, freed) + task_bytes(layout, source_chunk)
-    return _PROCESS_BYTES + max(_PREPARING_IMAGES * image, working)
+    kept = _PROCESS_BYTES + layout.kept_images * image
+    return kept + max(_PREPARING_IMAGES * image, working)
 
 
 def needed_limit(worker: int, pause_fraction: float) -> int:
@@ -119,7 +120,8 @@ def coordinator_bytes(layout: Layout, reference: ReferenceConfig, threads: int) 
         # the frames one by one, and in one piece
         frames = 2 * min(wanted * layout.source_bytes, _MEDIAN_BYTES)
         making = max(making, frames + 3 * image)
-    return _COORDINATOR_BYTES + max(making, keeping_bytes(layout))
+    kept = _COORDINATOR_BYTES + layout.kept_images * image
+    return kept + max(making, keeping_bytes(layout))
 
 
 def keeping_bytes(layout: Layout) -> int:

@@ -55,6 +55,9 @@ class Status(enum.IntFlag):
 
 REJECTING: Final = 0x00FF
 
+LEFT_OUT: Final = Status.EXCLUDED | Status.NOT_CONVERGED
+"""Status of a frame that the config leaves out: it has no shift, and nobody looked at it."""
+
 
 def is_good(status: Any) -> Any:
     """True where no rejecting bit is set.

@@ -15,6 +15,7 @@ from stillstack import cluster, inspection, storage
 from stillstack.calibration import Calibration, Trial, calibrate
 from stillstack.config import RunConfig, config_digest, result_settings
 from stillstack.errors import RunFaultError
+from stillstack.exclusion import kept_numbers
 from stillstack.findings import Finding, Findings, refuse
 from stillstack.forecast import Forecast, forecast
 from stillstack.layout import Layout, read_amplification
@@ -22,7 +23,7 @@ from stillstack.memory import Memory
 from stillstack.reference import ReferenceMaker
 from stillstack.sampling import aligned_dtype, ordinary_frames, take_sample
 from stillstack.sizing import choose_sizes
-from stillstack.sources import Source, open_source
+from stillstack.sources import Source, corrected, open_source, selected
 
 _TABLE_BYTES_PER_FRAME: Final = 100
 _STORE_BYTES: Final = 4 * 2**20
@@ -53,7 +54,7 @@ class Plan:
     calibration, forecast
         What the first block took, and what the run is expected to take; None where that was not
         asked for, or not possible.
-    source, valid, reference_valid, typical, settings, fingerprint
+    source, valid, reference_valid, typical, settings, fingerprint, left_out
         What was opened and found out for it: used by the run, left out of `to_json`.
     """
 
@@ -73,6 +74,7 @@ class Plan:
     typical: NDArray[np.float32] = field(repr=False)
     settings: dict[str, Any] = field(repr=False)
     fingerprint: str = field(repr=False)
+    left_out: NDArray[np.bool_] = field(repr=False)
     calibration: Calibration | None = None
     forecast: Forecast | None = None
 
@@ -106,6 +108,7 @@ class Plan:
                 "dtype": str(np.dtype(self.source.dtype)),
                 "chunk_frames": self.source.chunk_frames,
                 "coordinates": sorted(self.source.coords),
+                "excluded_frames": int(self.left_out.sum()),
                 "valid_fraction": round(float(self.valid.mean()), 4),
             },
             "blocks": {
@@ -155,7 +158,7 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
     found = Findings()
     place = config.output.place
     found.check(lambda: storage.check_writable(place))
-    source = found.need(
+    raw = found.need(
         lambda: open_source(
             config.input.path,
             variable=config.input.variable,
@@ -163,12 +166,15 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
             options=config.input.options,
         )
     )
+    source = found.need(lambda: corrected(raw, config.correction, config.valid.frames))
     found.check(lambda: inspection.check_frames(config, source))
-    sample = found.need(lambda: take_sample(source))
-    valid, reference_valid = inspection.valid_pixels(config, sample, found)
+    left_out = inspection.left_out(config, source, found)
+    sample = found.need(lambda: take_sample(source, left_out=left_out))
+    valid, reference_valid = inspection.valid_pixels(config, source, sample, found)
     kept = ordinary_frames(sample.frames, valid)
     inspection.note_sample(sample, kept, found)
-    typical = sample.frames[kept if kept.any() else slice(None)].mean(axis=0, dtype=np.float64)
+    typical = inspection.typical_frame(sample.frames[kept if kept.any() else slice(None)])
+    inspection.note_correction(source, typical, valid, found)
     gain = inspection.gain_of(config, sample.frames[kept], valid, found)
     dtype = (
         aligned_dtype(config.alignment.dtype, np.dtype(source.dtype), typical, valid)
@@ -181,7 +187,9 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
     sizes = choose_sizes(config, source, dtype, _stored_layout(config, state), found)
     output_bytes, free_bytes = _disk(config, sizes.layout, found)
     if not found.errors:
-        maker = ReferenceMaker(source, config.reference, valid, reference_valid, settings)
+        maker = ReferenceMaker(
+            source, config.reference, valid, reference_valid, settings, left_out=left_out
+        )
         found.check(lambda: inspection.check_reference(maker, kept))
     _note_sizes(config, sizes.layout, source, found)
     made = Plan(
@@ -201,6 +209,7 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
         typical=typical.astype(np.float32),
         settings=settings,
         fingerprint=fingerprint,
+        left_out=left_out,
     )
     return _calibrated(made, len(sample.numbers)) if calibrated and not made.errors else made
 
@@ -208,9 +217,10 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
 def _calibrated(made: Plan, n_sampled: int) -> Plan:
     """Add what the first block took, and what follows for the run."""
     output, layout = made.config.output, made.layout
+    kept = kept_numbers(made.left_out, 0, layout.n_frames)[: layout.block_frames]
     trial = Trial(
-        source=made.source,
-        layout=layout,
+        source=selected(made.source, kept) if made.left_out.any() else made.source,
+        layout=replace(layout, n_frames=len(kept)),
         image=made.typical,
         reference_valid=made.valid if made.reference_valid is None else made.reference_valid,
         valid=made.valid,

@@ -163,6 +163,7 @@ def _template(plan: Plan) -> tuple[RunTemplate, Reference]:
         plan.reference_valid,
         plan.settings,
         functools.partial(compute, scheduler="threads"),
+        plan.left_out,
     )
     made = maker.make()
     reference = maker.prepared(made)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from stillstack import graph
 from stillstack.config import ReferenceConfig
 from stillstack.errors import InputError, UnreadableFrameError
+from stillstack.exclusion import kept_numbers
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.model import is_good
 from stillstack.sampling import (
@@ -97,6 +98,8 @@ class ReferenceMaker:
         Keywords of :func:`~stillstack.kernels.registration.prepare_reference`.
     compute
         ``dask.compute``, bound to a scheduler.
+    left_out
+        Boolean (frame,), True for a frame that the config leaves out; None where none is.
     """
 
     source: Source
@@ -105,6 +108,7 @@ class ReferenceMaker:
     reference_valid: Valid | None
     settings: Mapping[str, Any]
     compute: Compute = compute
+    left_out: NDArray[np.bool_] | None = None
 
     def make(self) -> ReferenceImage:
         """Make the reference image that the config asks for, refined as often as it says."""
@@ -124,9 +128,9 @@ class ReferenceMaker:
         """Image before any refinement."""
         match self.config.kind:
             case "first":
-                return self._single(0)
+                return self._single(int(kept_numbers(self.left_out, 0, self.source.shape[0])[0]))
             case "index":
-                return self._single(int(self.config.index or 0))
+                return self._single(self._chosen(int(self.config.index or 0)))
             case "image":
                 return self._external(str(self.config.path))
             case "median":
@@ -149,9 +153,24 @@ class ReferenceMaker:
         """Frames that means are made of."""
         stop = min(self.config.stop or self.source.shape[0], self.source.shape[0])
         wanted = self.config.frames
-        return spread_numbers(
-            self.config.start, stop, stop if isinstance(wanted, str) else int(wanted)
-        )
+        kept = kept_numbers(self.left_out, self.config.start, stop)
+        if not kept.size:
+            raise InputError(
+                f"The reference is to be made of frames {self.config.start} to {stop - 1}, and the "
+                "section exclude leaves out all of them.",
+                cure="Choose another range in the section reference of the config.",
+            )
+        places = spread_numbers(0, len(kept), stop if isinstance(wanted, str) else int(wanted))
+        return tuple(int(kept[place]) for place in places)
+
+    def _chosen(self, number: int) -> int:
+        """Return the number of a frame that was named, unless it is left out."""
+        if self.left_out is not None and self.left_out[number]:
+            raise InputError(
+                f"The reference is frame {number}, which the section exclude leaves out.",
+                cure="Choose another frame in the section reference of the config.",
+            )
+        return number
 
     def _restricted(self, made: ReferenceImage) -> ReferenceImage:
         if self.reference_valid is None:

@@ -89,7 +89,7 @@ def _execute(
         cluster, workers=plan.workers, memory_limit=plan.memory.limit, on_link=on_link
     ) as client:
         for stage in plan.layout.stages:
-            rows = rows_before(store, stage)
+            rows = rows_before(store, stage, plan.left_out)
             execute(
                 client,
                 job_for(plan, store, stage, rows),

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.errors import InputError, UnreadableFrameError
-from stillstack.sources import Source
+from stillstack.exclusion import kept_numbers
+from stillstack.sources import SelectedSource, Source
 
 SAMPLE_FRAMES: Final = 16
 _SAMPLE_BYTES: Final = 512 * 2**20
@@ -27,40 +28,22 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class SpreadSource:
-    """Chosen frames of a source, as a source of their own.
+class SpreadSource(SelectedSource):
+    """Chosen frames that are read for what they show.
 
     A frame that cannot be read is all zero here, so that it is found blank and set aside.
-
-    Parameters
-    ----------
-    whole
-        The source they are chosen from.
-    numbers
-        Numbers of the frames.
     """
 
-    whole: Source
-    numbers: tuple[int, ...]
-
-    chunk_frames = 1
     name = "spread frames"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Frames, rows, columns."""
-        _, height, width = self.whole.shape
-        return (len(self.numbers), height, width)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the frames."""
-        dtype: np.dtype[Any] = np.dtype(self.whole.dtype)
-        return dtype
+    def chunk_frames(self) -> int:
+        """One: each frame is looked at alone."""
+        return 1
 
     @property
     def coords(self) -> Mapping[str, NDArray[Any]]:
-        """None: they are read for what they show."""
+        """None."""
         return {}
 
     @property
@@ -68,25 +51,13 @@ class SpreadSource:
         """None."""
         return {}
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Frames of the selection."""
-        frames = np.zeros((stop - start, *self.shape[1:]), self.dtype)
-        for place, number in enumerate(self.numbers[start:stop]):
-            try:
-                frames[place] = self.whole.read(number, number + 1)[0]
-            except UnreadableFrameError:
-                continue
-        return frames
-
-    def fingerprint(self) -> str:
-        """Of the source and the selection."""
-        return f"{self.whole.fingerprint()}-{self.numbers}"
-
-    @property
-    def token(self) -> str:
-        """Names the selection in graphs, without looking at the source again."""
-        token = getattr(self.whole, "token", None) or self.whole.fingerprint()
-        return f"{token}-{self.numbers}"
+    def _stretch(self, start: int, stop: int) -> NDArray[Any]:
+        try:
+            return self.whole.read(start, stop)
+        except UnreadableFrameError:
+            if stop - start > 1:
+                return np.concatenate([self._stretch(i, i + 1) for i in range(start, stop)])
+            return np.zeros((1, *self.shape[1:]), self.dtype)
 
 
 def spread_numbers(start: int, stop: int, count: int) -> tuple[int, ...]:
@@ -101,8 +72,10 @@ def spread_numbers(start: int, stop: int, count: int) -> tuple[int, ...]:
     return tuple(int(number) for number in numbers)
 
 
-def take_sample(source: Source, count: int = SAMPLE_FRAMES) -> Sample:
-    """Read a few frames, evenly spread.
+def take_sample(
+    source: Source, count: int = SAMPLE_FRAMES, left_out: NDArray[np.bool_] | None = None
+) -> Sample:
+    """Read a few frames, evenly spread over those that are not left out.
 
     Raises
     ------
@@ -115,7 +88,8 @@ def take_sample(source: Source, count: int = SAMPLE_FRAMES) -> Sample:
     numbers: list[int] = []
     frames: list[NDArray[Any]] = []
     unreadable: dict[int, str] = {}
-    for number in spread_numbers(0, n_frames, count):
+    kept = kept_numbers(left_out, 0, n_frames)
+    for number in (int(kept[place]) for place in spread_numbers(0, len(kept), count)):
         try:
             frames.append(source.read(number, number + 1)[0])
             numbers.append(number)

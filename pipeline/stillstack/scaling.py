@@ -113,10 +113,10 @@ def at_scale(
     """
     layout, source = plan.layout, plan.source
     if n_bytes is not None:
-        frames = n_bytes // max(1, layout.source_bytes)
+        frames = n_bytes // max(1, layout.recorded_bytes)
         if frames < 1:
             raise InputError(
-                f"A frame has {layout.source_bytes} bytes, and the run should have {n_bytes}.",
+                f"A frame has {layout.recorded_bytes} bytes, and the run should have {n_bytes}.",
                 cure="Give a larger size, such as --bytes 10TB.",
             )
     n_frames = layout.n_frames if frames is None else frames
@@ -129,7 +129,7 @@ def at_scale(
         stored = plan.calibration.written * n_frames // plan.calibration.frames
     return Scale(
         layout=large,
-        source_bytes=n_frames * layout.source_bytes,
+        source_bytes=n_frames * layout.recorded_bytes,
         output_bytes=stored,
         worker_limit=needed_limit(worker, cluster.PAUSE_FRACTION),
         coordinator_bytes=coordinator_floor(large),

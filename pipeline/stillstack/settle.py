@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stillstack.blockwork import Rows
 from stillstack.layout import APPLY, ESTIMATE, ONE_PASS, Stage
-from stillstack.model import Status, empty_table
+from stillstack.model import LEFT_OUT, Status, empty_table
 from stillstack.storage import RunStore
 
 
@@ -39,11 +39,24 @@ class Settled:
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
 
-def rows_before(store: RunStore, stage: Stage) -> Rows:
-    """Rows of a stage before it begins: nothing, or what the stages before it came to."""
-    if stage.estimates:
-        return empty_table(store.stage_frames(stage.name))
-    return settle(store).rows
+def rows_before(store: RunStore, stage: Stage, left_out: NDArray[np.bool_]) -> Rows:
+    """Rows of a stage before it begins: what the stages before came to, or which frames it skips.
+
+    Parameters
+    ----------
+    store
+        Of the run.
+    stage
+        The stage.
+    left_out
+        (frame,), True for frames that the config leaves out.
+    """
+    if not stage.estimates:
+        return settle(store).rows
+    rows = empty_table(store.stage_frames(stage.name))
+    order = frame_order(store)
+    rows["status"][left_out if order is None else left_out[order]] = int(LEFT_OUT)
+    return rows
 
 
 def publish(store: RunStore, stage: Stage, rows: Rows) -> None:

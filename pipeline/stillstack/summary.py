@@ -36,12 +36,14 @@ class Summary:
 
     Attributes
     ----------
-    n_frames, n_good, n_pending, n_unreadable
-        Frames in all, good ones, ones not processed yet, and ones that could not be read.
+    n_frames, n_good, n_pending, n_unreadable, n_excluded
+        Frames in all, good ones, ones not processed yet, ones that could not be read, and ones
+        that the config leaves out.
     flag_counts
-        Number of frames for each status bit that occurs.
+        Number of frames for each status bit that occurs; frames that are left out are counted
+        there and nowhere else.
     rejected
-        Indices of the frames that are not good.
+        Indices of the frames that were looked at and are not good.
     median_std, high_std
         Median and 95 percentile of the 1-sigma error of good frames' shifts, (y, x), px.
     drift_range
@@ -61,11 +63,17 @@ class Summary:
     drift_range: tuple[float, float]
     median_ncc: float
     median_chi2: float
+    n_excluded: int = 0
 
     @property
     def n_rejected(self) -> int:
         """Frames that were processed and are not good."""
-        return self.n_frames - self.n_good - self.n_pending
+        return self.n_wanted - self.n_good - self.n_pending
+
+    @property
+    def n_wanted(self) -> int:
+        """Frames that the config does not leave out."""
+        return self.n_frames - self.n_excluded
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -74,6 +82,7 @@ class Summary:
             "good": self.n_good,
             "rejected": self.n_rejected,
             "pending": self.n_pending,
+            "excluded": self.n_excluded,
             "unreadable": self.n_unreadable,
             "flags": {status_words(bit)[0]: n for bit, n in self.flag_counts.items()},
             "rejected_frames": list(self.rejected),
@@ -98,18 +107,22 @@ def summarise(run: xr.Dataset) -> Summary:
     std = np.asarray(run["shift_std"].values, float)[good]
     shift = np.asarray(run["shift"].values, float)[good]
     spread = np.ptp(shift, axis=0) if good.any() else np.full(2, np.nan)
+    excluded = (status & Status.EXCLUDED) > 0
+    flags = np.where(excluded, int(Status.EXCLUDED), status)
+    unseen = excluded | ((status & Status.PENDING) > 0)
     return Summary(
         n_frames=status.size,
         n_good=int(good.sum()),
         n_pending=int((status & Status.PENDING > 0).sum()),
         n_unreadable=int((status & Status.UNREADABLE > 0).sum()),
-        flag_counts={b: n for b in Status if (n := int((status & b > 0).sum()))},
-        rejected=tuple(np.flatnonzero(~good & (status & Status.PENDING == 0)).tolist()),
+        flag_counts={b: n for b in Status if (n := int((flags & b > 0).sum()))},
+        rejected=tuple(np.flatnonzero(~good & ~unseen).tolist()),
         median_std=_percentile(std, 50),
         high_std=_percentile(std, 95),
         drift_range=(float(spread[0]), float(spread[1])),
         median_ncc=_median(run, "ncc", good),
         median_chi2=_median(run, "chi2", good),
+        n_excluded=int(excluded.sum()),
     )
 
 
@@ -132,6 +145,8 @@ def compact_ranges(indices: tuple[int, ...] | NDArray[Any], limit: int = 12) -> 
 def worst_frames(run: xr.Dataset, limit: int = 12) -> list[int]:
     """Choose frames worth a look: rejected ones of every kind first, then the least certain.
 
+    Frames that the config leaves out are not among them.
+
     Parameters
     ----------
     run
@@ -141,7 +156,8 @@ def worst_frames(run: xr.Dataset, limit: int = 12) -> list[int]:
     """
     status = np.asarray(run["status"].values).astype(int)
     kinds: dict[int, list[int]] = {}
-    for index in np.flatnonzero((status & REJECTING) & ~int(Status.PENDING)):
+    seen = np.where(status & Status.EXCLUDED, 0, status)
+    for index in np.flatnonzero((seen & REJECTING) & ~int(Status.PENDING)):
         kinds.setdefault(int(status[index] & REJECTING), []).append(int(index))
     chosen: list[int] = []
     depth = 0
@@ -158,6 +174,8 @@ def reason(run: xr.Dataset, index: int) -> str:
     """Say in words why a frame is rejected or among the least certain, with its values."""
     row = run[["status", "ncc", "peak_ratio", "overlap", "shift", "shift_std"]].isel({FRAME: index})
     status = int(row["status"])
+    if status & Status.EXCLUDED:
+        return MEANINGS[Status.EXCLUDED]
     values = {
         Status.LOW_NCC: f"ncc {float(row['ncc']):.3f}",
         Status.AMBIGUOUS: f"second peak at {float(row['peak_ratio']):.2f} of the first",

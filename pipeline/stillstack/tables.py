@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stillstack.model import Status
 from stillstack.report.provenance import byte_size, duration
 from stillstack.summary import Summary, compact_ranges
 
@@ -24,10 +25,14 @@ Rows = list[tuple[str, str]]
 
 def run_rows(summary: Summary, output: str, page: Path | None, seconds: float | None) -> Rows:
     """Tell what a run came to; without `seconds`, that nothing was left to do."""
-    rows = [("frames", _counts(summary.n_frames, summary.n_good))]
+    rows = [("frames", _counts(summary.n_wanted, summary.n_good))]
+    if summary.n_excluded:
+        rows.append(("excluded", f"{summary.n_excluded:,}, as the config says"))
     if summary.n_rejected:
         rows.append(("rejected", compact_ranges(summary.rejected)))
     for bit, count in summary.flag_counts.items():
+        if bit is Status.EXCLUDED:
+            continue
         rows.append(("", f"{(bit.name or '').lower()}: {count:,}"))
     if summary.n_good:
         y, x = summary.drift_range
@@ -82,7 +87,9 @@ def plan_rows(plan: Plan, picture: Path) -> Rows:
     """Tell what a run will take and produce."""
     layout, memory = plan.layout, plan.memory
     n_frames, (height, width) = layout.n_frames, layout.frame_shape
-    raw = n_frames * layout.source_bytes
+    raw, dtype = n_frames * layout.recorded_bytes, layout.source_dtype
+    if layout.recorded_dtype:
+        dtype = f"{layout.recorded_dtype}, corrected to {dtype}"
     chunks = (
         f"{plan.source.chunk_frames} frames in the source, {layout.chunk_frames} in the output"
         f"{', shards of one block' if layout.sharded else ''}; {layout.n_objects:,} objects"
@@ -98,7 +105,7 @@ def plan_rows(plan: Plan, picture: Path) -> Rows:
     )
     rows = [
         ("input", plan.source.name),
-        ("frames", f"{n_frames:,} of {height} x {width}, {layout.source_dtype}, {byte_size(raw)}"),
+        ("frames", f"{n_frames:,} of {height} x {width}, {dtype}, {byte_size(raw)}"),
         ("chunks", chunks),
         ("blocks", blocks),
         ("passes", ", ".join(layout.stage_names)),
@@ -109,6 +116,10 @@ def plan_rows(plan: Plan, picture: Path) -> Rows:
         ("output", output),
         ("picture", str(picture)),
     ]
+    n_excluded = int(plan.left_out.sum())
+    if n_excluded:
+        listed = compact_ranges(np.flatnonzero(plan.left_out))
+        rows.insert(2, ("excluded", f"{n_excluded:,} frames: {listed}"))
     if not memory.limit:
         rows.insert(-2, ("cluster", "a running one, with its own workers and memory limits"))
     return rows

@@ -1,6 +1,8 @@
 """The config of a run as a value: one module for each section that has rules of its own."""
 
 from stillstack.config.cluster import ClusterConfig
+from stillstack.config.correction import CorrectionConfig
+from stillstack.config.exclude import ExcludeConfig
 from stillstack.config.run_config import (
     AlignmentConfig,
     InputConfig,
@@ -20,6 +22,8 @@ from stillstack.config.valid import Figure, Length, ValidConfig, ValidSections
 __all__ = [
     "AlignmentConfig",
     "ClusterConfig",
+    "CorrectionConfig",
+    "ExcludeConfig",
     "Figure",
     "InputConfig",
     "Length",

@@ -21,6 +21,8 @@ from pydantic import (
 
 from stillstack.address import Location, is_address, located, place_fault
 from stillstack.config.cluster import ClusterConfig
+from stillstack.config.correction import CorrectionConfig
+from stillstack.config.exclude import ExcludeConfig
 from stillstack.config.section import Section, unsigned_zero
 from stillstack.config.settings_file import SettingsFile, parse_override, read_settings, validated
 from stillstack.config.valid import ValidSections
@@ -222,6 +224,12 @@ class RunConfig(Section):
 
     input: InputConfig = Field(description="Where the frames are.")
     output: OutputConfig = Field(description="What is written, and how.")
+    correction: CorrectionConfig = Field(
+        default_factory=CorrectionConfig, description="What the detector does to the counts."
+    )
+    exclude: ExcludeConfig = Field(
+        default_factory=ExcludeConfig, description="Which frames are left out."
+    )
     valid: ValidSections = Field(default_factory=ValidSections, description="Which pixels count.")
     reference: ReferenceConfig = Field(
         default_factory=ReferenceConfig, description="What frames are registered to."
@@ -284,6 +292,11 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
+_LATER_SECTIONS: Final = ("correction", "exclude")
+"""Sections that versions before did not have: where nothing is set there, nothing is said of them,
+so that runs which an older version began can be finished."""
+
+
 def result_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that change what is stored: what the digest is made of.
 
@@ -297,6 +310,10 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
     for key in ("path", "options", "durable", *(() if sharded else ("block_frames", "shards"))):
         del settings["output"][key]
     del settings["input"]["options"]
+    for name in _LATER_SECTIONS:
+        section = getattr(config, name)
+        if section == type(section)():
+            del settings[name]
     if settings["valid"]["reference"] is None:
         settings["valid"]["reference"] = settings["valid"]["frames"]
     return settings
@@ -331,6 +348,9 @@ _PATHS: Final = (
     ("input", "path"),
     ("output", "path"),
     ("reference", "path"),
+    ("correction", "dark"),
+    ("correction", "gain"),
+    ("correction", "defects"),
     ("valid", "frames", "image"),
     ("valid", "reference", "image"),
 )

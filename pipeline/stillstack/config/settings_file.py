@@ -185,7 +185,7 @@ def _wish(finding: Any, example: str) -> str:
     if finding["type"] == "string_pattern_mismatch":
         return f"should look like {example}"
     message = str(finding["msg"]).removeprefix("Value error, ").split(", unable to")[0]
-    return re.sub(r"^\w+ should", "should", message)
+    return re.sub(r"^\w+ should", "should", message).replace("valid tuple", "list: [...]")
 
 
 def _suggest(root: type[BaseModel], key: str, section: Location) -> str:

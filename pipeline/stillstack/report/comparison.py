@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from stillstack.errors import StillstackError
 from stillstack.model import FRAME, X, Y, is_good
-from stillstack.sources import Source
+from stillstack.sources import Source, stretches
 
 # Each is decoded twice. More would show the eye nothing new, and at 2048x2048 they cost more than
 # all else that a short run does.
 MOST_FRAMES: Final = 64
+_MOST_AT_ONCE: Final = 16  # bounded in memory
 
 Image = NDArray[np.float64]
 
@@ -118,15 +119,17 @@ def _window(run: xr.Dataset) -> tuple[slice, slice]:
 
 def _raw_mean(run: xr.Dataset, raw: Source, numbers: list[int]) -> Image | None:
     total = np.zeros(raw.shape[1:])
-    count = 0
-    for start, stop in _stretches(numbers):
+    count = np.zeros(total.shape, np.int64)
+    for start, stop in stretches(numbers, _MOST_AT_ONCE):
         for frame in _readable(raw, start, stop):
-            total += frame
-            count += 1
-    if not count:
+            known = np.isfinite(frame)
+            np.add(total, frame, out=total, where=known)
+            count += known
+    if not count.any():
         return None
-    mean: Image = total[_window(run)] / count
-    return mean
+    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    window: Image = mean[_window(run)]
+    return window
 
 
 def _readable(raw: Source, start: int, stop: int) -> Iterator[NDArray[Any]]:
@@ -137,17 +140,6 @@ def _readable(raw: Source, start: int, stop: int) -> Iterator[NDArray[Any]]:
         if stop - start > 1:
             for number in range(start, stop):
                 yield from _readable(raw, number, number + 1)
-
-
-def _stretches(numbers: list[int], longest: int = 16) -> list[tuple[int, int]]:
-    """Neighbouring frames as ranges, so that a chunk is decoded once; bounded in memory."""
-    stretches: list[tuple[int, int]] = []
-    for number in numbers:
-        if stretches and stretches[-1][1] == number and number - stretches[-1][0] < longest:
-            stretches[-1] = (stretches[-1][0], number + 1)
-        else:
-            stretches.append((number, number + 1))
-    return stretches
 
 
 def _raw_difference(run: xr.Dataset, raw: Source, first: int, last: int) -> Image | None:

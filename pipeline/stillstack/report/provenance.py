@@ -6,11 +6,13 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import yaml
 
 from stillstack.address import Location, located
+from stillstack.config import CorrectionConfig, ValidConfig
 from stillstack.errors import StillstackError
-from stillstack.sources import Source, open_source
+from stillstack.sources import CorrectedSource, Source, corrected, open_source
 from stillstack.storage import RunStore
 
 STAGES = ("align", "estimate", "apply")
@@ -175,18 +177,26 @@ def _source(config: dict[str, Any], store: RunStore) -> tuple[Source | None, str
             pattern=given.get("pattern"),
             options=store.read_note("input_options"),
         )
+        if tuple(raw.shape) != (store.n_frames, *store.frame_shape):
+            return None, f"{given['path']} has changed since the run: its shape is {raw.shape} now"
+        return _corrected(raw, config), ""
     except (StillstackError, OSError) as error:
         return None, str(error)
-    if tuple(raw.shape) != (store.n_frames, *store.frame_shape):
-        return None, f"{given['path']} has changed since the run: its shape is {raw.shape} now"
-    return raw, ""
+
+
+def _corrected(raw: Source, config: dict[str, Any]) -> Source:
+    """Frames as the run read them: what is compared with aligned ones has to be alike."""
+    if not config.get("correction"):
+        return raw
+    correction = CorrectionConfig.model_validate(config["correction"])
+    return corrected(raw, correction, ValidConfig.model_validate(config["valid"]["frames"]))
 
 
 def _raw_bytes(raw: Source | None) -> int:
     if raw is None:
         return 0
-    n_frames, height, width = raw.shape
-    return int(n_frames * height * width * raw.dtype.itemsize)
+    recorded = raw.recorded if isinstance(raw, CorrectedSource) else raw
+    return int(np.prod(recorded.shape)) * np.dtype(recorded.dtype).itemsize
 
 
 def _stage_costs(store: RunStore) -> list[StageCost]:

@@ -66,8 +66,10 @@ def cautions(summary: Summary, provenance: Provenance) -> list[str]:
 
 
 def _did_it_work(summary: Summary) -> Answer:
-    share = summary.n_good / max(1, summary.n_frames)
-    good = f"{summary.n_good:,} of {summary.n_frames:,} frames are good"
+    share = summary.n_good / max(1, summary.n_wanted)
+    good = f"{summary.n_good:,} of {summary.n_wanted:,} frames are good"
+    if summary.n_excluded:
+        good += f" ({summary.n_excluded:,} are left out, as the config says)"
     drift = ""
     if summary.n_good > 1:
         y, x = summary.drift_range
@@ -91,7 +93,7 @@ def _what_is_bad(summary: Summary) -> Answer:
     question = "Which frames are bad?"
     if not summary.n_rejected:
         return Answer(question, "None", "No frame was rejected.", "good")
-    share = summary.n_rejected / summary.n_frames
+    share = summary.n_rejected / summary.n_wanted
     unreadable = f" {summary.n_unreadable} could not be read." if summary.n_unreadable else ""
     return Answer(
         question,

@@ -1,19 +1,29 @@
 """From files, and from arrays, to lazy stacks."""
 
+from stillstack.sources.corrected import CorrectedSource, corrected
 from stillstack.sources.image import image_of
 from stillstack.sources.opening import FORMATS, open_source, open_stack
 from stillstack.sources.protocol import FileSource, Format, FrameReader, Source
+from stillstack.sources.selected import SelectedSource, selected
 from stillstack.sources.stack import read_piece, stack_of
+from stillstack.sources.stretches import stretches
+from stillstack.sources.summed import SummedSource
 
 __all__ = [
     "FORMATS",
+    "CorrectedSource",
     "FileSource",
     "Format",
     "FrameReader",
+    "SelectedSource",
     "Source",
+    "SummedSource",
+    "corrected",
     "image_of",
     "open_source",
     "open_stack",
     "read_piece",
+    "selected",
     "stack_of",
+    "stretches",
 ]

@@ -93,7 +93,7 @@ class Pieces(BlockwiseDep):
 
     def __getitem__(self, idx: tuple[int, ...]) -> Piece:
         start, stop = int(self.edges[idx[0]]), int(self.edges[idx[0] + 1])
-        return (_narrowed(self.source, start, stop), start, stop, self.shape, self.dtype)
+        return (narrowed(self.source, start, stop), start, stop, self.shape, self.dtype)
 
     def __dask_tokenize__(self) -> str:
         return self.token
@@ -152,7 +152,7 @@ def stack_of(
         )
     edges = np.append(np.arange(start, stop, step), stop)
     token = tokenize(getattr(source, "token", None) or source.fingerprint(), start, stop, step)
-    pieces = Pieces(_narrowed(source, start, stop), edges, (height, width), dtype.str, token)
+    pieces = Pieces(narrowed(source, start, stop), edges, (height, width), dtype.str, token)
     frames = _dask_array(f"frames-{token}", pieces, dtype)
     coords = {name: (FRAME, values[start:stop]) for name, values in source.coords.items()}
     return xr.DataArray(
@@ -176,7 +176,8 @@ def _dask_array(name: str, pieces: Pieces, dtype: np.dtype[Any]) -> da.Array:
     return da.Array(graph, name, (lengths, (height,), (width,)), dtype=dtype)
 
 
-def _narrowed(source: Reads, start: int, stop: int) -> Reads:
+def narrowed(source: Reads, start: int, stop: int) -> Reads:
+    """Return what a task that reads these frames has to carry: of a source that can, less."""
     return source.narrow(start, stop) if isinstance(source, Narrowing) else source
 
 
