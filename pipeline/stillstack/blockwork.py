@@ -42,7 +42,7 @@ class KeptReference:
     Parameters
     ----------
     digest
-        Of the reference.
+        Of the reference; of a group's, a name that no other has.
     sha256
         Of the object in which it is kept, made ready; empty where it is not.
     group
@@ -239,22 +239,23 @@ def reference_of(job: Job, kept: KeptReference | None = None) -> Reference:
         if held is None:
             _LOG.warning("%s: the prepared reference is not there", job.store_path)
             held = stored_reference(store, kept.group)
-            refuse_other_reference(held, kept.digest, job.store_path)
-        return _hold(held)
+            if kept.group is None:  # of groups none was prepared where the run began
+                refuse_other_reference(held, kept.digest, job.store_path)
+        return _hold(kept.digest, held)
 
 
 def hold_reference(reference: Reference) -> None:
     """Keep a prepared reference in this process, for jobs that name its digest."""
     with _REFERENCE_LOCK:
-        _hold(reference)
+        _hold(reference.digest, reference)
 
 
-def _hold(reference: Reference) -> Reference:
+def _hold(name: str, reference: Reference) -> Reference:
     """Keep a reference as the one that was used last; those not used for long are dropped."""
-    _REFERENCES.pop(reference.digest, None)
+    _REFERENCES.pop(name, None)
     while len(_REFERENCES) >= _HELD:
         del _REFERENCES[next(iter(_REFERENCES))]
-    _REFERENCES[reference.digest] = reference
+    _REFERENCES[name] = reference
     return reference
 
 
@@ -266,22 +267,19 @@ def stored_reference(store: RunStore, group: int | None = None) -> Reference:
     store
         Of the run.
     group
-        Which of several references; None where there is one.
+        Which of several references; the one that all shifts refer to, if None.
     """
-    which = ... if group is None else group
     settings = dict(store.attributes["registration"])
-    settings["n_frames"] = of_group(settings["n_frames"], group)
+    which: Any = ...
+    if isinstance(settings["n_frames"], list):  # one for each reference, that one first
+        which = group or 0
+        settings["n_frames"] = settings["n_frames"][which]
     return prepare_reference(
         np.asarray(store.open_array("reference")[which]),
         np.asarray(store.open_array("reference_valid")[which]),
         frame_valid=store.read("valid"),
         **settings,
     )
-
-
-def of_group(value: Any, group: int | None) -> Any:
-    """Value of one group, of an attribute that is a list where there are several references."""
-    return value if group is None else value[group]
 
 
 def refuse_other_reference(reference: Reference, digest: str, place: str | Address) -> None:

@@ -59,12 +59,15 @@ TWO_PASSES: Final = (ESTIMATE, APPLY)
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     """Return the passes over the frames that a run makes.
 
-    Frames are read once, except that a canvas that every good frame covers is known only when all
-    of them have been registered.
+    Frames are read once, except where what is written depends on the shifts of all of them: a
+    canvas that every good frame covers, or a trajectory. Shifts that are given are applied.
     """
+    if config.shifts is not None:
+        return (APPLY,) if config.output.aligned else ()
     if not config.output.aligned:
         return SHIFTS_ONLY
-    return TWO_PASSES if config.alignment.canvas == "common" else ONE_PASS
+    several = config.alignment.canvas == "common" or config.trajectory is not None
+    return TWO_PASSES if several else ONE_PASS
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ FRAME: Final = "frame"
 Y: Final = "y"
 X: Final = "x"
 AXIS: Final = "axis"
+GROUP: Final = "group"
 AXES: Final = ("y", "x")
 
 DECIDING_PACKAGES: Final = (

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.metadata
 import os
 import platform
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
-
-from dask.base import compute
 
 from stillstack.address import portable
 from stillstack.blockwork import (
     Job,
     KeptReference,
     Rows,
-    of_group,
     refuse_other_reference,
     stored_reference,
 )
 from stillstack.config import config_digest, result_settings
 from stillstack.errors import RunFaultError, StillstackError
 from stillstack.execute import OnProgress, Progress
-from stillstack.kernels.registration import Reference
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
-from stillstack.layout import Stage
-from stillstack.model import DECIDING_PACKAGES, Status
+from stillstack.layout import ESTIMATE, Stage
+from stillstack.model import DECIDING_PACKAGES, GROUP, TRAJECTORY_COLUMNS, Status
 from stillstack.plan import Plan
-from stillstack.reference import ReferenceMaker
+from stillstack.references import References, make_references
+from stillstack.settle import frame_order
+from stillstack.sources import selected
 from stillstack.stacks import Canvas, common_canvas
 from stillstack.storage import RunLock, RunStore, RunTemplate
 
@@ -49,9 +47,9 @@ def opened_store(plan: Plan, lock: RunLock, progress: OnProgress | None) -> RunS
         return RunStore.resume(lock, durable=durable)
     if progress is not None:
         progress(Progress("reference", 0, plan.layout.n_frames))
-    template, reference = _template(plan)
-    store = RunStore.create(lock, template, durable=durable)
-    store.prepared.keep(reference)
+    made = make_references(plan)
+    store = RunStore.create(lock, _template(plan, made), durable=durable)
+    store.prepared.keep(made.prepared)
     if plan.config.input.options:
         # beside the result: the report looks at the raw frames again
         store.write_note(INPUT_OPTIONS_NOTE, plan.config.input.options)
@@ -71,7 +69,7 @@ def is_done(store: RunStore, plan: Plan) -> bool:
 def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
     """Return what the blocks of one pass have in common."""
     attributes, layout = store.attributes, store.layout
-    return Job(
+    job = Job(
         digest=f"{attributes['config_digest']}-{attributes['source_fingerprint']}-{stage.name}",
         source=plan.source,
         store_path=portable(store.path),
@@ -82,30 +80,39 @@ def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
         canvas=_canvas(store, table) if stage.applies else None,
         fingerprint=plan.source.fingerprint(),
     )
+    return _grouped(store, job) if stage == ESTIMATE else job
 
 
-def kept_reference(store: RunStore, group: int | None = None) -> KeptReference:
-    """Name a reference for workers; it is prepared again where an earlier attempt left none.
-
-    Parameters
-    ----------
-    store
-        Of the run.
-    group
-        Which of several references; None where there is one.
+def kept_reference(store: RunStore) -> KeptReference:
+    """Name the reference for workers; it is prepared again where an earlier attempt left none.
 
     Raises
     ------
     RunFaultError
         If this version makes another reference of what the store holds.
     """
-    digest = str(of_group(store.attributes["reference_digest"], group))
+    digest = str(store.attributes["reference_digest"])
     sha256 = store.prepared.sha256_of(digest)
     if not sha256:
-        reference = stored_reference(store, group)
+        reference = stored_reference(store)
         refuse_other_reference(reference, digest, portable(store.path))
         sha256 = store.prepared.keep(reference)
-    return KeptReference(digest, sha256, group)
+    return KeptReference(digest, sha256)
+
+
+def _grouped(store: RunStore, job: Job) -> Job:
+    """Return a job that goes through the frames group by group, each with its own reference."""
+    order = frame_order(store)
+    if order is None:
+        return job
+    digest = job.reference.digest
+    n_groups = store.open_array(GROUP).shape[0]
+    return replace(
+        job,
+        source=selected(job.source, order),
+        groups=tuple(KeptReference(f"{digest}-{n}", group=n) for n in range(n_groups)),
+        group_of=store.read("group_index")[order],
+    )
 
 
 def verify(store: RunStore, plan: Plan) -> None:
@@ -154,43 +161,36 @@ def attempt_noted(store: RunStore) -> Iterator[None]:
             store.write_note(ATTEMPTS_NOTE, [*attempts, attempt])
 
 
-def _template(plan: Plan) -> tuple[RunTemplate, Reference]:
-    """Everything that is known before the first block, and the reference made ready."""
-    maker = ReferenceMaker(
-        plan.source,
-        plan.config.reference,
-        plan.valid,
-        plan.reference_valid,
-        plan.settings,
-        functools.partial(compute, scheduler="threads"),
-        plan.left_out,
-    )
-    made = maker.make()
-    reference = maker.prepared(made)
-    layout = plan.layout
-    chosen = plan.config.alignment.interpolation
-    template = RunTemplate(
+def _template(plan: Plan, made: References) -> RunTemplate:
+    """Everything that is known before the first block."""
+    layout, config = plan.layout, plan.config
+    chosen = config.alignment.interpolation
+    followed = config.trajectory is not None or plan.given is not None
+    return RunTemplate(
         n_frames=layout.n_frames,
         frame_shape=layout.frame_shape,
-        config_digest=config_digest(plan.config),
+        config_digest=config_digest(config),
         source_fingerprint=plan.fingerprint,
         reference=made.image,
         reference_valid=made.valid,
         valid=plan.valid,
         aligned_dtype=layout.aligned_dtype,
-        canvas=plan.config.alignment.canvas,
+        canvas=config.alignment.canvas,
         chunk_frames=layout.chunk_frames,
         block_frames=layout.block_frames,
         sharded=layout.sharded,
-        codec=plan.config.output.codec,
+        codec=config.output.codec,
         coords=plan.source.coords,
+        columns=TRAJECTORY_COLUMNS if followed else (),
+        given=plan.given,
+        groups=made.variables,
         attrs={
             "title": f"{plan.source.name}, registered by stillstack",
-            "config": result_settings(plan.config),
+            "config": result_settings(config),
             "registration": {**plan.settings, "n_frames": made.n_frames},
             "interpolation": DEFAULT_INTERPOLATION if chosen == "auto" else chosen,
-            "reference_digest": reference.digest,
-            "reference_std": [float(value) for value in reference.reference_std],
+            "reference_digest": made.prepared.digest,
+            "reference_std": [float(value) for value in made.prepared.reference_std],
             "reference_notes": list(made.notes),
             "versions": {
                 "python": platform.python_version(),
@@ -198,7 +198,6 @@ def _template(plan: Plan) -> tuple[RunTemplate, Reference]:
             },
         },
     )
-    return template, reference
 
 
 def _canvas(store: RunStore, table: Rows) -> Canvas | None:

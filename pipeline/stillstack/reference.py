@@ -21,7 +21,7 @@ from stillstack.config import ReferenceConfig
 from stillstack.errors import InputError, UnreadableFrameError
 from stillstack.exclusion import kept_numbers
 from stillstack.kernels.registration import Reference, prepare_reference
-from stillstack.model import is_good
+from stillstack.model import AXIS, FRAME, REJECTING, is_good
 from stillstack.sampling import (
     SpreadSource,
     frame_statistics,
@@ -123,6 +123,27 @@ class ReferenceMaker:
         for _ in range(rounds):
             made = self._restricted(self._refined(made)).refuse_blank()
         return made
+
+    def averaged(self, rows: NDArray[np.void]) -> ReferenceImage:
+        """Mean of the spread frames that have a shift in a table, moved by it."""
+        good = is_good(rows["status"])
+        numbers = tuple(number for number in self.numbers if good[number])
+        if not numbers:
+            raise InputError(
+                f"None of the {len(self.numbers)} frames that the reference is made of has a shift "
+                "among those given.",
+                cure="Choose another range in the section reference of the config.",
+            )
+        chosen = rows[list(numbers)]
+        # which pixels are struck is told by a reference, and there is none yet
+        table = xr.Dataset(
+            {
+                "shift": ((FRAME, AXIS), chosen["shift"]),
+                "status": (FRAME, chosen["status"] & REJECTING),
+            }
+        )
+        made = replace(self._restricted(self._single(numbers[0])), notes=("shifts as given",))
+        return self._restricted(self._aligned_mean(made, numbers, table)).refuse_blank()
 
     def first_image(self) -> ReferenceImage:
         """Image before any refinement."""

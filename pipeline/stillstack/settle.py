@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.blockwork import Rows
+from stillstack.config import TrajectoryConfig
+from stillstack.drift import Trajectory, follow
 from stillstack.layout import APPLY, ESTIMATE, ONE_PASS, Stage
 from stillstack.model import LEFT_OUT, Status, empty_table
-from stillstack.storage import RunStore
+from stillstack.storage import RunStore, open_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +76,44 @@ def finish(store: RunStore) -> None:
 
 
 def settle(store: RunStore) -> Settled:
-    """Table that follows from what has been estimated so far."""
+    """Table that follows from what has been estimated so far, or was given."""
     stages = store.stages()
-    if ESTIMATE.name not in stages:
+    if ONE_PASS[0].name in stages:
         return Settled(store.fold_rows(ONE_PASS[0].name))
-    return Settled(frame_rows(store, store.fold_rows(ESTIMATE.name)))
+    given = store.given_rows()
+    rows = frame_rows(store, store.fold_rows(ESTIMATE.name)) if given is None else given
+    settings = store.attributes["config"].get("trajectory")
+    if settings is None:
+        return Settled(rows)
+    return _followed(store, rows, TrajectoryConfig.model_validate(settings))
+
+
+def _followed(store: RunStore, rows: Rows, settings: TrajectoryConfig) -> Settled:
+    """Table with the trajectory's shifts; what was estimated is kept beside it."""
+    coords = open_run(store.path).coords
+    name = settings.coordinate
+    found = follow(coords[name].values if name in coords else None, rows, settings)
+    columns = {
+        "shift_raw": rows["shift"].copy(),
+        "shift_raw_std": rows["shift_std"].copy(),
+        "status_raw": rows["status"].copy(),
+        "segment": found.segment,
+    }
+    followed = rows.copy()
+    for column in ("shift", "shift_std", "shift_corr", "status"):
+        followed[column] = getattr(found, column)
+    return Settled(followed, columns, {"trajectory": _account(found)})
+
+
+def _account(found: Trajectory) -> dict[str, Any]:
+    """What a run says of its motion: plain values."""
+    figures = ("walk_strength", "jitter_std", "speed_strength", "drift_rms")
+    return {
+        **{name: getattr(found, name).tolist() for name in figures},
+        "jumps": [vars(jump) for jump in found.jumps],
+        "gaps": [vars(gap) for gap in found.gaps],
+        "notes": list(found.notes),
+    }
 
 
 def table_of(store: RunStore) -> Rows:

@@ -10,6 +10,7 @@ from stillstack.config.run_config import (
     ReferenceConfig,
     RegistrationConfig,
     RunConfig,
+    ShiftsConfig,
     config_digest,
     json_schema,
     load_config,
@@ -17,6 +18,7 @@ from stillstack.config.run_config import (
     result_settings,
     to_yaml,
 )
+from stillstack.config.trajectory import TrajectoryConfig
 from stillstack.config.valid import Figure, Length, ValidConfig, ValidSections
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "ReferenceConfig",
     "RegistrationConfig",
     "RunConfig",
+    "ShiftsConfig",
+    "TrajectoryConfig",
     "ValidConfig",
     "ValidSections",
     "config_digest",

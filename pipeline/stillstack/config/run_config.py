@@ -25,6 +25,7 @@ from stillstack.config.correction import CorrectionConfig
 from stillstack.config.exclude import ExcludeConfig
 from stillstack.config.section import Section, unsigned_zero
 from stillstack.config.settings_file import SettingsFile, parse_override, read_settings, validated
+from stillstack.config.trajectory import TrajectoryConfig
 from stillstack.config.valid import ValidSections
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -203,6 +204,16 @@ class RegistrationConfig(Section):
     read_noise: Amount = Field(0.0, description="Noise of a dark pixel, counts rms.")
 
 
+class ShiftsConfig(Section):
+    """Shifts from elsewhere."""
+
+    path: str = Field(
+        min_length=1,
+        description="CSV file as stillstack shifts writes it, or a finished run. "
+        "Relative to this file.",
+    )
+
+
 class AlignmentConfig(Section):
     """How shifts are applied."""
 
@@ -236,6 +247,14 @@ class RunConfig(Section):
     )
     registration: RegistrationConfig = Field(
         default_factory=RegistrationConfig, description="How shifts are estimated."
+    )
+    shifts: ShiftsConfig | None = Field(
+        None, description="Shifts that are applied as they are given; nothing is registered."
+    )
+    trajectory: TrajectoryConfig | None = Field(
+        None,
+        description="What is made of the shifts of all frames together, before they are applied. "
+        "Frames are then read twice. Default: each frame's own shift is applied.",
     )
     alignment: AlignmentConfig = Field(
         default_factory=AlignmentConfig, description="How shifts are applied."
@@ -292,7 +311,7 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-_LATER_SECTIONS: Final = ("correction", "exclude")
+_LATER_SECTIONS: Final = ("correction", "exclude", "shifts", "trajectory")
 """Sections that versions before did not have: where nothing is set there, nothing is said of them,
 so that runs which an older version began can be finished."""
 
@@ -311,8 +330,9 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
         del settings["output"][key]
     del settings["input"]["options"]
     for name in _LATER_SECTIONS:
-        section = getattr(config, name)
-        if section == type(section)():
+        if getattr(config, name) == RunConfig.model_fields[name].get_default(
+            call_default_factory=True
+        ):
             del settings[name]
     if settings["valid"]["reference"] is None:
         settings["valid"]["reference"] = settings["valid"]["frames"]
@@ -348,6 +368,7 @@ _PATHS: Final = (
     ("input", "path"),
     ("output", "path"),
     ("reference", "path"),
+    ("shifts", "path"),
     ("correction", "dark"),
     ("correction", "gain"),
     ("correction", "defects"),

@@ -21,7 +21,7 @@ from stillstack.storage.locking import RunLock
 from stillstack.storage.places import objects_at
 from stillstack.storage.prepared import PreparedReferences
 from stillstack.storage.staging import StagingStore
-from stillstack.storage.template import RunTemplate, stage_aligned, stage_run
+from stillstack.storage.template import GIVEN, RunTemplate, stage_aligned, stage_run
 
 
 class RunStore(BlockStore):
@@ -110,6 +110,15 @@ class RunStore(BlockStore):
         for record in self.done_blocks(stage).values():
             if record.rows is not None:
                 rows[record.start : record.stop] = record.rows
+        return rows
+
+    def given_rows(self) -> NDArray[np.void] | None:
+        """Rows of the table that the run was given when it was created; None where it was not."""
+        if not self.layout.get("given"):
+            return None
+        rows = empty_table(self.n_frames)
+        for name, given in GIVEN.items():
+            rows[name] = self.read(given)
         return rows
 
     def write_table(self, table: NDArray[np.void]) -> None:

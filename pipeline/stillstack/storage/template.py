@@ -15,6 +15,7 @@ from stillstack.model import (
     AXIS,
     COLUMNS,
     FRAME,
+    GROUP,
     TRAJECTORY_COLUMNS,
     Column,
     X,
@@ -34,9 +35,11 @@ from stillstack.storage.staging import StagingStore
 
 FORMAT: Final = 1
 DETECTOR: Final = ("detector_y", "detector_x")
+GIVEN: Final = {"shift": "shift_raw", "shift_std": "shift_raw_std", "status": "status_raw"}
+"""Variables that keep what a run was given, or estimated, of each column of the table."""
 _TAKEN: Final = (
     *(column.name for column in (*COLUMNS, *TRAJECTORY_COLUMNS)),
-    *("aligned", "reference", "reference_valid", "valid", "group", "run", Y, X, AXIS, *DETECTOR),
+    *("aligned", "reference", "reference_valid", "valid", GROUP, "run", Y, X, AXIS, *DETECTOR),
     *("group_index", "group_shift", "group_shift_std", "loop_closure"),
 )
 
@@ -74,6 +77,8 @@ class RunTemplate:
         More attributes of the group: config, versions, sources, reference_std.
     columns
         Per-frame variables beside those of every run; pending until `RunStore.write_columns`.
+    given
+        Rows of the table that are applied as they are, where nothing is registered.
     groups
         What is known of several references: variables of the dimension ``group``, and ``frame``.
     stage_frames
@@ -96,6 +101,7 @@ class RunTemplate:
     coords: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[Column, ...] = ()
+    given: NDArray[np.void] | None = None
     groups: Mapping[str, xr.Variable] = field(default_factory=dict)
     stage_frames: Mapping[str, int] = field(default_factory=dict)
 
@@ -127,6 +133,7 @@ class RunTemplate:
                 "sharded": self.sharded,
                 "codec": self.codec,
                 **({"stage_frames": dict(self.stage_frames)} if self.stage_frames else {}),
+                **({"given": True} if self.given is not None else {}),
             },
             "complete": False,
         }
@@ -150,6 +157,9 @@ def stage_run(store: StagingStore, template: RunTemplate) -> None:
     for column in template.columns:
         shape = (template.n_frames, 2) if column.per_axis else (template.n_frames,)
         values = np.full(shape, column.fill, column.dtype)
+        if template.given is not None and column.name in GIVEN.values():
+            source = next(name for name, kept in GIVEN.items() if kept == column.name)
+            values = np.ascontiguousarray(template.given[source])
         _stage_column(store, column, values, names)
     for name, variable in template.groups.items():
         dims = tuple(str(dim) for dim in variable.dims)
@@ -182,7 +192,7 @@ def _stage_images(store: StagingStore, template: RunTemplate) -> None:
         "valid": (np.asarray(template.valid, bool), "pixels that count in every frame"),
     }
     for name, (image, long_name) in images.items():
-        named = dims if image.ndim == 2 else ("group", *dims)
+        named = dims if image.ndim == 2 else (GROUP, *dims)
         write_array(store, name, image, dims=named, attrs={"long_name": long_name})
 
 
