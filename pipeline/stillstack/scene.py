@@ -241,7 +241,7 @@ def powder_scene(
     radius = 0.95 * half * np.sqrt(np.array(_FCC) / _FCC[-1])
     height = np.exp(-1.5 * (radius / half) ** 2) * rng.uniform(0.6, 1.4, radius.size)
     rings = Rings(centre, _floats(radius), _floats(height), float(ring_width_px))
-    return _at_dose(Scene(shape, (Halo(centre, 2.0, 0.3 * half), rings)), dose)
+    return at_dose(Scene(shape, (Halo(centre, 2.0, 0.3 * half), rings)), dose)
 
 
 def crystal_scene(
@@ -293,7 +293,7 @@ def crystal_scene(
         _floats(height[kept]),
         (float(spot_sigma_px),) * int(kept.sum()),
     )
-    return _at_dose(Scene(shape, (Halo(centre, 2.0, 0.15 * min(shape)), spots)), dose)
+    return at_dose(Scene(shape, (Halo(centre, 2.0, 0.15 * min(shape)), spots)), dose)
 
 
 def textured_scene(
@@ -328,7 +328,7 @@ def textured_scene(
         _floats(rng.gamma(2.0, 0.5, n_blobs)),
         _floats(grain_px * rng.uniform(0.7, 1.3, n_blobs)),
     )
-    return _at_dose(Scene(shape, (Halo(_centre(shape, rng), 0.5, 2.0 * max(shape)), spots)), dose)
+    return at_dose(Scene(shape, (Halo(_centre(shape, rng), 0.5, 2.0 * max(shape)), spots)), dose)
 
 
 def _check(shape: tuple[int, int], dose: float, *lengths_px: float) -> None:
@@ -340,7 +340,8 @@ def _check(shape: tuple[int, int], dose: float, *lengths_px: float) -> None:
         )
 
 
-def _at_dose(scene: Scene, dose: float) -> Scene:
+def at_dose(scene: Scene, dose: float) -> Scene:
+    """Return the scene with a mean of ``dose`` counts a pixel over `beam_block_valid`."""
     mean = scene.expected()[beam_block_valid(scene.shape)].mean()
     return replace(scene, scale=float(dose / mean))
 
