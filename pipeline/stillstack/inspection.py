@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.address import is_address
-from stillstack.config import CorrectionConfig, RunConfig
+from stillstack.config import CorrectionConfig, RunConfig, TrajectoryConfig
 from stillstack.config.valid import ValidConfig
+from stillstack.drift import read_clock
 from stillstack.errors import InputError
 from stillstack.exclusion import excluded
 from stillstack.findings import Findings
+from stillstack.network import groups_of
 from stillstack.noise import estimate_gain
 from stillstack.reference import ReferenceMaker
 from stillstack.sampling import Sample
@@ -56,6 +58,24 @@ def left_out(config: RunConfig, source: Source, found: Findings) -> NDArray[np.b
             "No frame is left out.",
         )
     return made
+
+
+def check_groups(config: RunConfig, source: Source) -> None:
+    """Refuse groups and times that the source's coordinates do not make."""
+    n_frames = source.shape[0]
+    if config.groups is not None:
+        groups_of(config.groups, source.coords, n_frames)
+    following = config.trajectory
+    if following is None or following.coordinate is None:
+        return
+    if following.coordinate in source.coords:
+        read_clock(source.coords[following.coordinate], n_frames, following.order)
+    elif following.coordinate != TrajectoryConfig().coordinate:
+        there = ", ".join(sorted(source.coords)) or "none"
+        raise InputError(
+            f"trajectory.coordinate is {following.coordinate}, which the input does not have.",
+            cure=f"Use one of its coordinates ({there}), or null for the order of frames.",
+        )
 
 
 def valid_pixels(
@@ -198,8 +218,8 @@ def settings_of(config: RunConfig, gain: float) -> dict[str, Any]:
     }
 
 
-def fingerprint_of(config: RunConfig, source: Source) -> str:
-    """Digest of everything that is read: the frames, and the images that the config names."""
+def fingerprint_of(config: RunConfig, source: Source, given: NDArray[np.void] | None) -> str:
+    """Digest of everything that is read: the frames, the images that the config names, shifts."""
     sections = (config.valid.frames, config.valid.reference)
     images = [section.image for section in sections if section is not None]
     digest = hashlib.sha256(source.fingerprint().encode())
@@ -208,6 +228,8 @@ def fingerprint_of(config: RunConfig, source: Source) -> str:
             digest.update(image_of(path).tobytes())
         elif path is not None and Path(path).is_file():
             digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    if given is not None:
+        digest.update(given.tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -59,15 +59,17 @@ TWO_PASSES: Final = (ESTIMATE, APPLY)
 def stages_of(config: RunConfig) -> tuple[Stage, ...]:
     """Return the passes over the frames that a run makes.
 
-    Frames are read once, except where what is written depends on the shifts of all of them: a
-    canvas that every good frame covers, or a trajectory. Shifts that are given are applied.
+    Frames are read once, except where what is written depends on the shifts of all of them (a
+    canvas that every good frame covers, a trajectory) or frames are registered group by group.
+    Shifts that are given are applied.
     """
     if config.shifts is not None:
         return (APPLY,) if config.output.aligned else ()
     if not config.output.aligned:
         return SHIFTS_ONLY
-    several = config.alignment.canvas == "common" or config.trajectory is not None
-    return TWO_PASSES if several else ONE_PASS
+    if config.groups is not None or config.trajectory is not None:
+        return TWO_PASSES
+    return TWO_PASSES if config.alignment.canvas == "common" else ONE_PASS
 
 
 @dataclass(frozen=True)

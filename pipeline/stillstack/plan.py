@@ -18,6 +18,7 @@ from stillstack.errors import RunFaultError
 from stillstack.exclusion import kept_numbers
 from stillstack.findings import Finding, Findings, refuse
 from stillstack.forecast import Forecast, forecast
+from stillstack.given import given_shifts
 from stillstack.layout import Layout, read_amplification
 from stillstack.memory import Memory
 from stillstack.reference import ReferenceMaker
@@ -54,7 +55,7 @@ class Plan:
     calibration, forecast
         What the first block took, and what the run is expected to take; None where that was not
         asked for, or not possible.
-    source, valid, reference_valid, typical, settings, fingerprint, left_out
+    source, valid, reference_valid, typical, settings, fingerprint, left_out, given
         What was opened and found out for it: used by the run, left out of `to_json`.
     """
 
@@ -75,6 +76,7 @@ class Plan:
     settings: dict[str, Any] = field(repr=False)
     fingerprint: str = field(repr=False)
     left_out: NDArray[np.bool_] = field(repr=False)
+    given: NDArray[np.void] | None = field(default=None, repr=False)
     calibration: Calibration | None = None
     forecast: Forecast | None = None
 
@@ -169,6 +171,8 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
     source = found.need(lambda: corrected(raw, config.correction, config.valid.frames))
     found.check(lambda: inspection.check_frames(config, source))
     left_out = inspection.left_out(config, source, found)
+    found.check(lambda: inspection.check_groups(config, source))
+    given = found.check(lambda: given_shifts(config, source, left_out))
     sample = found.need(lambda: take_sample(source, left_out=left_out))
     valid, reference_valid = inspection.valid_pixels(config, source, sample, found)
     kept = ordinary_frames(sample.frames, valid)
@@ -182,7 +186,7 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
         else np.dtype(np.float32)
     )
     settings = inspection.settings_of(config, gain)
-    fingerprint = inspection.fingerprint_of(config, source)
+    fingerprint = inspection.fingerprint_of(config, source, given)
     state = found.check(lambda: _output_state(config, fingerprint)) or "new"
     sizes = choose_sizes(config, source, dtype, _stored_layout(config, state), found)
     output_bytes, free_bytes = _disk(config, sizes.layout, found)
@@ -210,6 +214,7 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
         settings=settings,
         fingerprint=fingerprint,
         left_out=left_out,
+        given=given,
     )
     return _calibrated(made, len(sample.numbers)) if calibrated and not made.errors else made
 

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import dask
 import numpy as np
 import xarray as xr
+from dask.base import compute
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
-from stillstack.config import GroupsConfig
+from stillstack.config import NetworkConfig
 from stillstack.errors import InputError
 from stillstack.kernels.registration import Reference
 from stillstack.model import AXIS, FRAME, GROUP
@@ -74,7 +75,7 @@ def make_references(plan: Plan) -> References:
 
 def _in_threads(*collections: Any) -> tuple[Any, ...]:
     """Compute in this process, on all cores."""
-    found: tuple[Any, ...] = dask.compute(*collections, scheduler="threads")
+    found: tuple[Any, ...] = compute(*collections, scheduler="threads")
     return found
 
 
@@ -85,7 +86,7 @@ def _single(maker: ReferenceMaker, made: ReferenceImage) -> References:
 
 
 def _grouped(
-    plan: Plan, maker: ReferenceMaker, groups: Groups, config: GroupsConfig
+    plan: Plan, maker: ReferenceMaker, groups: Groups, config: NetworkConfig
 ) -> References:
     pictures, notes = [], list(groups.notes)
     for number in range(len(groups)):
@@ -138,7 +139,7 @@ def _picture_of(plan: Plan, groups: Groups, number: int) -> tuple[ReferenceImage
 
 
 def _measured_in_threads(tasks: Sequence[tuple[Any, ...]]) -> Iterable[tuple[Edge, ...]]:
-    return _in_threads(*(dask.delayed(measure_edges, traverse=False)(*task) for task in tasks))
+    return _in_threads(*(delayed(measure_edges, traverse=False)(*task) for task in tasks))
 
 
 def _variables(

@@ -3,6 +3,7 @@
 from stillstack.config.cluster import ClusterConfig
 from stillstack.config.correction import CorrectionConfig
 from stillstack.config.exclude import ExcludeConfig
+from stillstack.config.network import NetworkConfig
 from stillstack.config.run_config import (
     AlignmentConfig,
     InputConfig,
@@ -29,6 +30,7 @@ __all__ = [
     "Figure",
     "InputConfig",
     "Length",
+    "NetworkConfig",
     "OutputConfig",
     "ReferenceConfig",
     "RegistrationConfig",

@@ -23,6 +23,7 @@ from stillstack.address import Location, is_address, located, place_fault
 from stillstack.config.cluster import ClusterConfig
 from stillstack.config.correction import CorrectionConfig
 from stillstack.config.exclude import ExcludeConfig
+from stillstack.config.network import NetworkConfig
 from stillstack.config.section import Section, unsigned_zero
 from stillstack.config.settings_file import SettingsFile, parse_override, read_settings, validated
 from stillstack.config.trajectory import TrajectoryConfig
@@ -245,6 +246,11 @@ class RunConfig(Section):
     reference: ReferenceConfig = Field(
         default_factory=ReferenceConfig, description="What frames are registered to."
     )
+    groups: NetworkConfig | None = Field(
+        None,
+        description="References of their own for groups of frames, registered to one another. "
+        "Frames are then read twice. Default: one reference for all.",
+    )
     registration: RegistrationConfig = Field(
         default_factory=RegistrationConfig, description="How shifts are estimated."
     )
@@ -262,6 +268,12 @@ class RunConfig(Section):
     cluster: ClusterConfig = Field(
         default_factory=ClusterConfig, description="Where the work is done."
     )
+
+    @model_validator(mode="after")
+    def _one_origin_of_shifts(self) -> RunConfig:
+        if self.shifts is not None and self.groups is not None:
+            raise ValueError("shifts are given, so no frame is registered: leave out groups")
+        return self
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -311,7 +323,7 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-_LATER_SECTIONS: Final = ("correction", "exclude", "shifts", "trajectory")
+_LATER_SECTIONS: Final = ("correction", "exclude", "groups", "shifts", "trajectory")
 """Sections that versions before did not have: where nothing is set there, nothing is said of them,
 so that runs which an older version began can be finished."""
 

@@ -13,11 +13,11 @@ Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
 PIXELS_ARE_FINE: Final = (
-    Status.LOW_OVERLAP | Status.LOW_NCC | Status.AMBIGUOUS | Status.AT_LIMIT | Status.NOT_CONVERGED
+    Status.LOW_OVERLAP | Status.LOW_NCC | Status.AMBIGUOUS | Status.NOT_CONVERGED
 )
 """Bits that reject a frame's registration and say nothing against its pixels."""
 
-_NEVER: Final = int(Status.PENDING | Status.UNREADABLE | Status.BLANK | Status.EXCLUDED)
+_NEVER: Final = int(Status.PENDING | Status.UNREADABLE | Status.BLANK | Status.AT_LIMIT | Status.EXCLUDED)
 
 
 def repairable(status: NDArray[np.uint16]) -> Flags:
