@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.address import Address
-from stillstack.blockwork import reference_in
+from stillstack.blockwork import KeptReference, reference_in
 from stillstack.errors import RunFaultError, StillstackError
 from stillstack.frameblock import Resampling, align_frame
 from stillstack.kernels.statistics import shared_sums
@@ -28,8 +28,8 @@ class Job:
     ----------
     store_path
         The run, where workers find the reference.
-    reference_digest
-        Of the reference that they must find there.
+    reference
+        The one that they must find there.
     resampling
         How frames are moved.
     dtype
@@ -39,7 +39,7 @@ class Job:
     """
 
     store_path: str | Address
-    reference_digest: str
+    reference: KeptReference
     resampling: Resampling
     dtype: str
     drift: Drift | None = None
@@ -90,7 +90,7 @@ def align_into(
     """Write one frame of a piece, aligned; only a window of it where one is given."""
     row = np.zeros(1, SHIFT_DTYPE)
     row["shift"], row["status"] = piece.shift[at], piece.status[at]
-    reference = reference_in(job.store_path, job.reference_digest)
+    reference = reference_in(job.store_path, job.reference)
     try:
         align_frame(frame, row[0], window or job.resampling, out, reference=reference)
     except StillstackError:
@@ -109,7 +109,7 @@ def _scaled(
     chosen = np.array(places)
     scale = piece.scale[chosen].copy()
     if job.drift is not None:
-        reference, area = normalising_images(job.store_path, job.reference_digest, job.drift)
+        reference, area = normalising_images(job.store_path, job.reference.digest, job.drift)
         for i, image in enumerate(images):
             own, expected = shared_sums(image, reference, area)
             scale[i] *= expected / own if own > 0 and expected > 0 else np.nan

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+from stillstack.blockwork import KeptReference, of_group
+from stillstack.config import RunConfig, make_config
 from stillstack.errors import InputError, StillstackError
+from stillstack.inspection import fingerprint_of
 from stillstack.sources import Source, open_source
 from stillstack.storage import RunStore
 
-INPUT_OPTIONS_NOTE = "input_options"
+INPUT_OPTIONS_NOTE: Final = "input_options"
+_GIVE: Final = "or give them, wherever they are, as the source of reduce_run or virtual_aligned."
 
 
 def source_of(store: RunStore) -> Source:
@@ -22,7 +26,7 @@ def source_of(store: RunStore) -> Source:
     Raises
     ------
     InputError
-        If it is not there any more, or has another shape than the run's.
+        If it is not there any more, or is another one than the run's.
     """
     given: dict[str, Any] = (store.attributes.get("config") or {}).get("input") or {}
     if not given:
@@ -43,10 +47,29 @@ def source_of(store: RunStore) -> Source:
         raise InputError(
             f"The raw frames of {store.path} are not at {given['path']} any more: {what}",
             consequence="The run's table of shifts is whole, but its frames cannot be read.",
-            cure="Bring them back there, or give them as source to reduce_run or virtual_aligned.",
+            cure=f"Bring them back there, {_GIVE}",
         ) from error
     check_fits(source, store, str(given["path"]))
+    if fingerprint_of(config_of(store), source) != store.attributes["source_fingerprint"]:
+        raise InputError(
+            f"The frames at {given['path']}, or an image that the config names, have changed since "
+            f"{store.path} was made of them.",
+            consequence="Its shifts might belong to other frames.",
+            cure=f"Bring back those it was made of, {_GIVE}",
+        )
     return source
+
+
+def config_of(store: RunStore) -> RunConfig:
+    """Config that makes the same run again, as far as results go.
+
+    Parameters
+    ----------
+    store
+        The run's.
+    """
+    stored = store.attributes["config"]
+    return make_config({**stored, "output": {**stored["output"], "path": str(store.path)}})
 
 
 def check_fits(source: Source, store: RunStore, where: str) -> None:
@@ -59,3 +82,17 @@ def check_fits(source: Source, store: RunStore, where: str) -> None:
             consequence="Its shifts would be applied to other frames.",
             cure="Bring back the frames that the run was made of.",
         )
+
+
+def reference_named(store: RunStore) -> KeptReference:
+    """Name the reference of a run, for processes that will need it; of several the first.
+
+    Parameters
+    ----------
+    store
+        The run's.
+    """
+    digests = store.attributes["reference_digest"]
+    group = None if isinstance(digests, str) else 0
+    digest = str(of_group(digests, group))
+    return KeptReference(digest, store.prepared.sha256_of(digest), group)

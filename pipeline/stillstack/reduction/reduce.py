@@ -20,7 +20,7 @@ from stillstack.model import DECIDING_PACKAGES, FRAME
 from stillstack.reduction.aligned_frames import Job
 from stillstack.reduction.lazy import lazy_dataset
 from stillstack.reduction.middle import median_bands
-from stillstack.reduction.raw import check_fits, source_of
+from stillstack.reduction.raw import check_fits, reference_named, source_of
 from stillstack.reduction.request import (
     BY_SUM,
     DEFAULT_CLIP_SIGMA,
@@ -149,7 +149,7 @@ def reduce_run(
 def _opened(run: str | Path | Location | xr.Dataset) -> tuple[xr.Dataset, RunStore]:
     if not isinstance(run, xr.Dataset):
         return open_run(run), RunStore.view(run)
-    place = run.encoding.get("place") or run.encoding.get("source")
+    place = run.encoding.get("place")
     if place is None:
         raise InputError(
             "The Dataset does not know the run that it was opened from.",
@@ -176,16 +176,17 @@ def _work(
 ) -> tuple[Work, Workers]:
     """Everything that can be refused is refused here, before anything is read."""
     attributes = store.attributes
+    kept = reference_named(store)
     height, width = store.frame_shape
     dtype = np.dtype(source.dtype)
     aligned = np.result_type(dtype, np.float32)  # double precision for more than 16 bits
     drift = None
     if request.normalise == BY_SUM:
         drift = drift_of(selection.shift[selection.used])
-        normalising_images(portable(store.path), attributes["reference_digest"], drift)
+        normalising_images(portable(store.path), kept.digest, drift)
     job = Job(
         store_path=portable(store.path),
-        reference_digest=attributes["reference_digest"],
+        reference=kept,
         resampling=Resampling(attributes["interpolation"], aligned.str, (0, height, 0, width)),
         dtype=dtype.str,
         drift=drift,
@@ -205,8 +206,8 @@ def _work(
 
 def _run_digest(store: RunStore) -> str:
     attributes = store.attributes
-    parts = ("config_digest", "source_fingerprint", "reference_digest")
-    return "-".join(str(attributes[part])[:16] for part in parts)
+    parts = [attributes["config_digest"], attributes["source_fingerprint"]]
+    return "-".join([*parts, reference_named(store).digest[:16]])
 
 
 def _attributes(work: Work, store: RunStore) -> dict[str, Any]:
