@@ -230,7 +230,8 @@ def reference_in(store_path: str | Address, kept: KeptReference) -> Reference:
             store = RunStore.view(store_path)
             held = store.prepared.load(kept.digest, kept.sha256)
         if held is None:
-            _LOG.warning("%s: the prepared reference is not there", store_path)
+            if kept.sha256:
+                _LOG.warning("%s: the prepared reference is not there", store_path)
             held = stored_reference(store, kept.group)
             refuse_other_reference(held, kept.digest, store_path)
         return _hold(held)
