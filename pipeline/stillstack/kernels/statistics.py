@@ -16,6 +16,7 @@ T. F. Chan, G. H. Golub, R. J. LeVeque, Am. Stat. 37:242 (1983), doi:10.1080/000
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -188,7 +189,7 @@ def without_outside(
     """
     factors = np.ones(len(images)) if scale is None else np.asarray(scale, np.float64)
     out = np.empty_like(images) if out is None else out
-    target = out.reshape(len(images), -1)
+    target = out.reshape(len(images), math.prod(out.shape[1:]))
     _clip(_rows(images), locked(factors), _line(lower), _line(upper), target)
     return out
 
@@ -225,7 +226,8 @@ def _line(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _rows(images: NDArray[Any]) -> NDArray[Any]:
-    return locked(np.ascontiguousarray(images).reshape(len(images), -1))
+    pixels = math.prod(images.shape[1:])
+    return locked(np.ascontiguousarray(images).reshape(len(images), pixels))
 
 
 @compiled
