@@ -221,26 +221,31 @@ def probe_frame(job_digest: str, stage: Stage, block: Block) -> int:
 
 
 def reference_of(job: Job, kept: KeptReference | None = None) -> Reference:
-    """Reference of a job, or of a group: as the coordinator prepared it, read once in each process.
+    """Reference of a job, or of a group: see `reference_in`."""
+    return reference_in(job.store_path, kept or job.reference)
 
-    It is prepared here where what is kept is not what the job says, which a run survives.
+
+def reference_in(store_path: str | Address, kept: KeptReference) -> Reference:
+    """Reference of a run, as the coordinator prepared it, read once in each process.
+
+    It is prepared here where what is kept is not what was named, which a run survives.
 
     Raises
     ------
     RunFaultError
-        If what is prepared here is not the reference of the job.
+        If what is prepared here is not the reference of that name.
     """
-    kept = kept or job.reference
     with _REFERENCE_LOCK:
         held = _REFERENCES.get(kept.digest)
         if held is None:
-            store = RunStore.view(job.store_path)
+            store = RunStore.view(store_path)
             held = store.prepared.load(kept.digest, kept.sha256)
         if held is None:
-            _LOG.warning("%s: the prepared reference is not there", job.store_path)
+            if kept.sha256:
+                _LOG.warning("%s: the prepared reference is not there", store_path)
             held = stored_reference(store, kept.group)
             if kept.group is None:  # of groups none was prepared where the run began
-                refuse_other_reference(held, kept.digest, job.store_path)
+                refuse_other_reference(held, kept.digest, store_path)
         return _hold(kept.digest, held)
 
 

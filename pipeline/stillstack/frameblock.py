@@ -79,28 +79,57 @@ def align_block(
     block_id: tuple[int, ...],
 ) -> Moved:
     """Aligned images of one block of frames, and how many values of each were clipped."""
-    dtype = np.dtype(resampling.dtype)
-    images = np.empty((len(frames), *resampling.shape), dtype)
+    images = np.empty((len(frames), *resampling.shape), np.dtype(resampling.dtype))
     n_clipped = np.zeros(len(frames), np.float32)
     for i, frame in enumerate(frames):
-        displacement, bits = rows["shift"][i, 0, 0], int(rows["status"][i, 0, 0])
-        if not (is_good(bits) and np.isfinite(displacement).all()):
-            images[i] = image_fill(dtype)
-            continue
+        row = rows[i, 0, 0]
         try:
-            moved = resample_frame(
-                frame,
-                displacement,
-                valid=_valid_pixels(frame, displacement, bits, reference, valid),
-                interpolation=resampling.interpolation,
-                dtype=dtype,
-                canvas=resampling.canvas,
-                out=images[i],
+            n_clipped[i] = align_frame(
+                frame, row, resampling, images[i], reference=reference, valid=valid
             )
         except Exception as error:
             raise _broken(error, "aligned", i, _numbers(frames, starts, block_id)) from error
-        n_clipped[i] = moved.n_clipped
     return Moved(images, n_clipped)
+
+
+def align_frame(
+    frame: NDArray[Any],
+    row: np.void,
+    resampling: Resampling,
+    out: NDArray[Any],
+    *,
+    reference: Reference | None,
+    valid: NDArray[np.bool_] | None = None,
+) -> int:
+    """Write one frame, aligned, and return how many of its values were clipped.
+
+    Parameters
+    ----------
+    frame
+        (y, x), as recorded.
+    row
+        With fields ``shift`` and ``status``; a frame that is not good becomes all fill.
+    resampling
+        How it is moved.
+    out
+        The aligned image.
+    reference, valid
+        Which of its pixels count.
+    """
+    displacement, bits = row["shift"], int(row["status"])
+    if not (is_good(bits) and np.isfinite(displacement).all()):
+        out[...] = image_fill(out.dtype)
+        return 0
+    moved = resample_frame(
+        frame,
+        displacement,
+        valid=_valid_pixels(frame, displacement, bits, reference, valid),
+        interpolation=resampling.interpolation,
+        dtype=out.dtype,
+        canvas=resampling.canvas,
+        out=out,
+    )
+    return moved.n_clipped
 
 
 def _valid_pixels(

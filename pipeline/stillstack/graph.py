@@ -88,7 +88,7 @@ def align(
     stack: xr.DataArray,
     shifts: xr.Dataset | xr.DataArray | ArrayLike,
     *,
-    reference: Reference | None = None,
+    reference: Reference | Delayed | None = None,
     valid: NDArray[np.bool_] | None = None,
     interpolation: str = DEFAULT_INTERPOLATION,
     dtype: DTypeLike = "float32",
@@ -107,7 +107,8 @@ def align(
     shifts
         What :func:`register` or a run made, or an array of shape (frame, 2), in pixels.
     reference
-        Where given, its rules say which pixels of each frame are valid.
+        Where given, its rules say which pixels of each frame are valid; a lazy one is made when
+        the first frame is computed.
     valid
         (y, x), True where a pixel counts; combined (and) with the reference's.
     interpolation
@@ -134,7 +135,7 @@ def align(
     >>> float(moved[0, 3, 5])
     1.0
     """
-    frames = whole_frames(stack, None if reference is None else reference.image.shape)
+    frames = whole_frames(stack, _shape_of(reference))
     resampling = Resampling(
         interpolation,
         np.dtype(stack.dtype if isinstance(dtype, str) and dtype == "input" else dtype).str,
@@ -184,7 +185,7 @@ def align_rows(
     rows: da.Array,
     resampling: Resampling,
     *,
-    reference: Reference | None = None,
+    reference: Reference | Delayed | None = None,
     valid: NDArray[np.bool_] | None = None,
 ) -> tuple[da.Array, da.Array]:
     """Lazy aligned images, and how many values of each were clipped, shape (frame, 1, 1).
@@ -202,7 +203,7 @@ def align_rows(
     reference, valid
         As in :func:`align`.
     """
-    frames = whole_frames(stack, None if reference is None else reference.image.shape)
+    frames = whole_frames(stack, _shape_of(reference))
     shared = {"reference": _reference_key(reference), "valid": _valid_key(valid, frames.shape[1:])}
     named = [_name(key) for key in shared.values()]
     token = tokenize(frames.name, rows.name, resampling, named)
@@ -250,10 +251,15 @@ def _column(table: da.Array, column: Column) -> xr.Variable:
     return xr.Variable(column.dims, values, attrs=column.xarray_attrs)
 
 
-def _reference_key(reference: Reference | None) -> Delayed | None:
+def _shape_of(reference: Reference | Delayed | None) -> tuple[int, ...] | None:
+    """Shape that frames must have; None where that is not known yet."""
+    return reference.image.shape if isinstance(reference, Reference) else None
+
+
+def _reference_key(reference: Reference | Delayed | None) -> Delayed | None:
     """One key of the graph for the reference: every task names it, none carries it."""
-    if reference is None:
-        return None
+    if reference is None or isinstance(reference, Delayed):
+        return reference
     key: Delayed = delayed(reference, name=f"reference-{reference.digest}", traverse=False)
     return key
 

@@ -21,14 +21,14 @@ from stillstack.storage import CHUNKS_IN_FLIGHT
 
 # Interpreter, libraries and kernels from numba's cache are 300 MiB. Where the coordinator has
 # compiled the kernels just now, workers compile a few for themselves, which takes 70 more.
-_PROCESS_BYTES: Final = 380 * 2**20
+PROCESS_BYTES: Final = 380 * 2**20
 # A process that compiles all kernels, on a machine that has not done so before, takes this on top.
 _COMPILING_BYTES: Final = 150 * 2**20
 # The coordinator has the scheduler and the command line too.
 _COORDINATOR_BYTES: Final = 460 * 2**20
 # While the reference is prepared, its arguments included; and what is kept of it then.
-_PREPARING_IMAGES: Final = 34
-_REFERENCE_IMAGES: Final = 8
+PREPARING_IMAGES: Final = 34
+REFERENCE_IMAGES: Final = 8
 # Work on one frame that has pixels of its own to leave out.
 _FRAME_IMAGES: Final = 4
 # Free memory at the top of a worker's heap up to this is not given back (see cluster.settings).
@@ -97,10 +97,10 @@ def task_bytes(layout: Layout, source_chunk: int) -> int:
 def worker_bytes(layout: Layout, source_chunk: int) -> int:
     """Bytes that one worker process takes at most: first to prepare the reference, then to work."""
     image = 4 * layout.pixels
-    freed = (_PREPARING_IMAGES - _REFERENCE_IMAGES) * image
-    working = _REFERENCE_IMAGES * image + min(_HEAP_BYTES, freed) + task_bytes(layout, source_chunk)
-    kept = _PROCESS_BYTES + layout.kept_images * image
-    return kept + max(_PREPARING_IMAGES * image, working)
+    freed = (PREPARING_IMAGES - REFERENCE_IMAGES) * image
+    working = REFERENCE_IMAGES * image + min(_HEAP_BYTES, freed) + task_bytes(layout, source_chunk)
+    kept = PROCESS_BYTES + layout.kept_images * image
+    return kept + max(PREPARING_IMAGES * image, working)
 
 
 def needed_limit(worker: int, pause_fraction: float) -> int:
@@ -111,7 +111,7 @@ def needed_limit(worker: int, pause_fraction: float) -> int:
 def coordinator_bytes(layout: Layout, reference: ReferenceConfig, threads: int) -> int:
     """Bytes that the coordinator takes at most: to make the reference, and to keep the books."""
     image = 4 * layout.pixels
-    making = (_PREPARING_IMAGES + _REFERENCE_IMAGES) * image
+    making = (PREPARING_IMAGES + REFERENCE_IMAGES) * image
     averages = reference.kind == "mean" or reference.refine > 0
     if averages:
         making += (_AVERAGING_IMAGES + _THREAD_IMAGES * threads) * image

@@ -9,6 +9,8 @@ from typing import Any
 
 import xarray as xr
 
+from stillstack import storage
+from stillstack.address import Location, located
 from stillstack.cluster import OnLink, client_for
 from stillstack.config import RunConfig, load_config, make_config
 from stillstack.errors import disk_fault
@@ -17,8 +19,9 @@ from stillstack.interrupt import Interrupts
 from stillstack.plan import Plan
 from stillstack.plan import plan as make_plan
 from stillstack.prepare import attempt_noted, is_done, job_for, opened_store, verify
+from stillstack.reduction.virtual import with_virtual_aligned
 from stillstack.settle import finish, publish, rows_before
-from stillstack.storage import RunStore, lock_run, open_run
+from stillstack.storage import RunStore, lock_run
 
 __all__ = ["open_run", "run"]
 
@@ -74,6 +77,34 @@ def run(
         except OSError as error:
             raise disk_fault(error, plan.config.output.path) from error
     return open_run(plan.config.output.place)
+
+
+def open_run(
+    path: str | Path | Location, *, options: Mapping[str, Any] | None = None
+) -> xr.Dataset:
+    """Dataset of a run, lazily loaded, with aligned frames whether they were written or not.
+
+    Where they were not (``output.aligned: false``), ``aligned`` is made of raw frames and shifts
+    when it is asked for, each frame interpolated once, in floating point. Where the raw frames are
+    gone, the run opens all the same, and who asks for ``aligned`` is told what is missing.
+
+    Parameters
+    ----------
+    path, options
+        The run, and how an address is reached: see `stillstack.storage.open_run`.
+
+    Raises
+    ------
+    InputError
+        There is nothing there, or not a run.
+
+    Examples
+    --------
+    >>> run = open_run("run7.zarr")  # doctest: +SKIP
+    >>> run.aligned.isel(frame=0).plot()  # doctest: +SKIP
+    """
+    place = located(path, options)
+    return with_virtual_aligned(storage.open_run(place), place)
 
 
 def _execute(

@@ -12,6 +12,8 @@ from stillstack.report.provenance import byte_size, duration
 from stillstack.summary import Summary, compact_ranges
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from stillstack.demo import DemoResult
     from stillstack.doctor import Diagnosis
     from stillstack.forecast import Forecast
@@ -170,6 +172,51 @@ def written_rows(written: Written, config: Path | None) -> Rows:
         rows.append(("set aside", compact_ranges(tuple(written.set_aside))))
     if config is not None:
         rows.append(("config", f"{config}  (next: stillstack run {config})"))
+    return rows
+
+
+def reduction_json(result: xr.Dataset, output: str, seconds: float) -> dict[str, Any]:
+    """Give what a reduction came to as plain values."""
+    layout = result.attrs["layout"]
+    reasons = dict(result.attrs["frames_left_out_because"])
+    n_dark = int(result["n_dark"].sum())
+    if n_dark:
+        reasons["they do not sum to a positive number"] = n_dark
+    n_frames = np.asarray(result["n_frames"].values)
+    return {
+        "output": output,
+        "seconds": round(seconds, 3),
+        "by": dict(zip(layout["by"], layout["shape"], strict=True)),
+        "groups": int(n_frames.size),
+        "groups_without_frames": int((n_frames == 0).sum()),
+        "groups_of_one_frame": int((n_frames == 1).sum()),
+        "frames_used": int(n_frames.sum()),
+        "fewest_frames": int(n_frames.min()),
+        "most_frames": int(n_frames.max()),
+        "normalisation": result.attrs["normalisation"],
+        "frames_left_out_because": reasons,
+        "variables": [*layout["images"], *layout["numbers"]],
+    }
+
+
+def reduction_rows(told: dict[str, Any]) -> Rows:
+    """Tell what a reduction came to: what `reduction_json` gives, in words."""
+    by = ", ".join(f"{count:,} of {name}" for name, count in told["by"].items())
+    each = f"{told['fewest_frames']:,} to {told['most_frames']:,} frames in each"
+    rows = [
+        ("groups", f"{told['groups']:,} ({by}), {each}" if by else "one, of all frames"),
+        ("frames", f"{told['frames_used']:,} were averaged"),
+        ("divided by", told["normalisation"].replace("none", "nothing")),
+        ("variables", ", ".join(told["variables"])),
+        ("time", duration(told["seconds"])),
+        ("output", told["output"]),
+    ]
+    for count, what in (
+        (told["groups_without_frames"], "no frame: NaN, with a coverage of 0"),
+        (told["groups_of_one_frame"], "one frame only: no variance and no error"),
+    ):
+        if count and by:
+            rows.insert(1, ("", f"{count:,} groups have {what}"))
     return rows
 
 

@@ -38,6 +38,7 @@ STAGE_WORDS: Final = {
     "ingest": "copying",
     "simulate": "simulating",
     "verify": "reading what was written",
+    "reduce": "averaging",
 }
 
 

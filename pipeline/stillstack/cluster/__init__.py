@@ -13,6 +13,7 @@ from stillstack.cluster.client import (
     thread_count,
 )
 from stillstack.cluster.settings import PAUSE_FRACTION, THREAD_CAPS
+from stillstack.cluster.streaming import finished
 
 __all__ = [
     "PAUSE_FRACTION",
@@ -21,6 +22,7 @@ __all__ = [
     "active_client",
     "client_for",
     "dashboard_link",
+    "finished",
     "machine_size",
     "thread_count",
 ]

@@ -17,13 +17,15 @@ PIXELS_ARE_FINE: Final = (
 )
 """Bits that reject a frame's registration and say nothing against its pixels."""
 
-_NEVER: Final = int(Status.PENDING | Status.UNREADABLE | Status.BLANK | Status.AT_LIMIT | Status.EXCLUDED)
+_NEVER: Final = int(
+    Status.PENDING | Status.UNREADABLE | Status.BLANK | Status.AT_LIMIT | Status.EXCLUDED
+)
 
 
 def repairable(status: NDArray[np.uint16]) -> Flags:
     """Return which frames have fine pixels and no shift.
 
-    Unreadable, blank, pending and excluded frames are never repaired.
+    Unreadable, blank, pending and excluded frames are never repaired, nor those at the limit.
 
     Examples
     --------

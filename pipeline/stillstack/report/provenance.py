@@ -10,9 +10,9 @@ import numpy as np
 import yaml
 
 from stillstack.address import Location, located
-from stillstack.config import CorrectionConfig, ValidConfig
 from stillstack.errors import StillstackError
-from stillstack.sources import CorrectedSource, Source, corrected, open_source
+from stillstack.reduction.raw import source_of
+from stillstack.sources import CorrectedSource, Source
 from stillstack.storage import RunStore
 
 STAGES = ("align", "estimate", "apply")
@@ -116,7 +116,7 @@ def read_provenance(path: str | Location) -> Provenance:
     store = RunStore.view(place)
     attributes = store.attributes
     config = attributes.get("config") or {}
-    raw, missing = _source(config, store)
+    raw, missing = _source(store)
     return Provenance(
         name=place.name.removesuffix(".zarr"),
         path=str(place),
@@ -166,30 +166,12 @@ def byte_size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def _source(config: dict[str, Any], store: RunStore) -> tuple[Source | None, str]:
-    given = config.get("input")
-    if not given:
-        return None, "the run does not say where its frames were"
-    try:
-        raw = open_source(
-            given["path"],
-            variable=given.get("variable"),
-            pattern=given.get("pattern"),
-            options=store.read_note("input_options"),
-        )
-        if tuple(raw.shape) != (store.n_frames, *store.frame_shape):
-            return None, f"{given['path']} has changed since the run: its shape is {raw.shape} now"
-        return _corrected(raw, config), ""
-    except (StillstackError, OSError) as error:
-        return None, str(error)
-
-
-def _corrected(raw: Source, config: dict[str, Any]) -> Source:
+def _source(store: RunStore) -> tuple[Source | None, str]:
     """Frames as the run read them: what is compared with aligned ones has to be alike."""
-    if not config.get("correction"):
-        return raw
-    correction = CorrectionConfig.model_validate(config["correction"])
-    return corrected(raw, correction, ValidConfig.model_validate(config["valid"]["frames"]))
+    try:
+        return source_of(store), ""
+    except StillstackError as error:
+        return None, error.what
 
 
 def _raw_bytes(raw: Source | None) -> int:

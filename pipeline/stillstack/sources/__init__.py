@@ -5,7 +5,7 @@ from stillstack.sources.image import image_of
 from stillstack.sources.opening import FORMATS, open_source, open_stack
 from stillstack.sources.protocol import FileSource, Format, FrameReader, Source
 from stillstack.sources.selected import SelectedSource, selected
-from stillstack.sources.stack import read_piece, stack_of
+from stillstack.sources.stack import Narrowing, Reads, read_piece, stack_of
 from stillstack.sources.stretches import stretches
 from stillstack.sources.summed import SummedSource
 
@@ -15,6 +15,8 @@ __all__ = [
     "FileSource",
     "Format",
     "FrameReader",
+    "Narrowing",
+    "Reads",
     "SelectedSource",
     "Source",
     "SummedSource",

@@ -23,9 +23,21 @@ from stillstack.storage.identity import OutputState, inspect_output
 from stillstack.storage.ledger import AnyLedger, BlockRecord, Ledger
 from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
+from stillstack.storage.reductionstore import (
+    GroupWriter,
+    ReductionStore,
+    ReductionTemplate,
+    open_reduction,
+)
 from stillstack.storage.runstore import RunStore, open_run
 from stillstack.storage.sharing import meet, meeting_folder, unmet
-from stillstack.storage.space import check_space, check_writable, free_bytes, nearest_folder
+from stillstack.storage.space import (
+    check_space,
+    check_writable,
+    free_bytes,
+    nearest_folder,
+    size_in_words,
+)
 from stillstack.storage.stack import StackStore, create_stack, open_block_store
 from stillstack.storage.template import RunTemplate
 
@@ -37,8 +49,11 @@ __all__ = [
     "BlockWriter",
     "BlockWriting",
     "DamagedBlock",
+    "GroupWriter",
     "Ledger",
     "OutputState",
+    "ReductionStore",
+    "ReductionTemplate",
     "RunLock",
     "RunStore",
     "RunTemplate",
@@ -55,6 +70,8 @@ __all__ = [
     "meeting_folder",
     "nearest_folder",
     "open_block_store",
+    "open_reduction",
     "open_run",
+    "size_in_words",
     "unmet",
 ]

@@ -124,17 +124,28 @@ def write_frame_coordinates(
     for coordinate, given in coords.items():
         name = f"source_{coordinate}" if coordinate in taken else str(coordinate)
         values = np.asarray(given)
-        if values.dtype.kind == "O":
-            values = values.astype(str)
-        if values.dtype.kind == "T":  # NumPy's variable-length strings
-            values = values.astype(np.str_)
-        dims = (FRAME, AXIS)[: values.ndim]
-        variable = xr.Variable(dims, values)
-        if values.dtype.kind in "mM":
-            variable = xr.conventions.encode_cf_variable(variable)
-        write_array(store, name, np.asarray(variable.values), dims=dims, attrs=variable.attrs)
+        write_coordinate(store, name, values, dims=(FRAME, AXIS)[: values.ndim])
         names.append(name)
     return tuple(names)
+
+
+def write_coordinate(
+    store: StagingStore,
+    name: str,
+    values: NDArray[Any],
+    *,
+    dims: Sequence[str],
+    attrs: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a coordinate, times and strings included."""
+    if values.dtype.kind == "O":
+        values = values.astype(str)
+    if values.dtype.kind == "T":  # NumPy's variable-length strings
+        values = values.astype(np.str_)
+    variable = xr.Variable(dims, values, attrs)
+    if values.dtype.kind in "mM":
+        variable = xr.conventions.encode_cf_variable(variable)
+    write_array(store, name, np.asarray(variable.values), dims=dims, attrs=variable.attrs)
 
 
 def coordinates_attribute(names: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stillstack.address import Address, Location, located
+from stillstack.address import Address, Location, located, portable
 from stillstack.errors import InputError, RunFaultError
 from stillstack.model import COLUMNS, X, Y, empty_table
 from stillstack.storage.arrays import open_writable, write_array
@@ -187,4 +187,6 @@ def open_run(path: str | Location, *, options: Mapping[str, Any] | None = None) 
     consolidated = attributes.get("complete") is True
     store = CloudStore(place) if isinstance(place, Address) else place
     dataset: xr.Dataset = xr.open_zarr(store, chunks={}, consolidated=consolidated)
+    # for who has the Dataset and needs what else is in the store, or its raw frames
+    dataset.encoding["place"] = portable(place)
     return dataset

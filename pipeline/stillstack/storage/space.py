@@ -40,7 +40,8 @@ def check_space(path: str | Location, needed_bytes: int) -> None:
     free = free_bytes(path)
     if free is not None and free < needed_bytes:
         raise InputError(
-            f"{path} may need {_size(needed_bytes)}, and {_size(free)} are free there.",
+            f"{path} may need {size_in_words(needed_bytes)}, and {size_in_words(free)} are free "
+            "there.",
             consequence="The run was not started: it would stop on a full disk.",
             cure="Free some space, or choose an output on another disk.",
         )
@@ -52,7 +53,14 @@ def nearest_folder(path: str | Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _size(n_bytes: float) -> str:
+def size_in_words(n_bytes: float) -> str:
+    """Spell a number of bytes.
+
+    Examples
+    --------
+    >>> size_in_words(512), size_in_words(3_400_000)
+    ('512 B', '3.4 MB')
+    """
     for unit in ("B", "kB", "MB", "GB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"

@@ -19,6 +19,7 @@ from stillstack.storage.arrays import (
 from stillstack.storage.blockstore import BlockStore, create_group
 from stillstack.storage.identity import read_attributes
 from stillstack.storage.locking import RunLock
+from stillstack.storage.reductionstore import ReductionStore
 from stillstack.storage.runstore import RunStore
 from stillstack.storage.staging import StagingStore
 from stillstack.storage.template import FORMAT, check_blocks
@@ -104,7 +105,7 @@ def create_stack(
 
 
 def open_block_store(path: str | Location) -> BlockStore:
-    """Run or stack at a path, to look at.
+    """Run, stack or reduction at a path, to look at.
 
     Raises
     ------
@@ -113,4 +114,6 @@ def open_block_store(path: str | Location) -> BlockStore:
     """
     attributes = read_attributes(located(path))
     kind = (attributes or {}).get("layout", {}).get("kind")
+    if kind == ReductionStore.kind:
+        return ReductionStore.view(path)
     return StackStore.view(path) if kind == StackStore.kind else RunStore.view(path)
