@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from matplotlib.colors import LogNorm
 from numpy.typing import NDArray
 
+from stillstack.config import make_config
 from stillstack.errors import InputError, UnreadableFrameError
 from stillstack.explore import ENVELOPE_BINS, envelope, plot_drift, plot_status, trend
+from stillstack.inspection import fingerprint_of
 from stillstack.model import COLUMNS, Status, empty_table
 from stillstack.pictures import difference_norm, display_image, image_norm
 from stillstack.report import report_path, write_report
@@ -26,6 +28,7 @@ from stillstack.report.comparison import compare, spread
 from stillstack.report.page import GENERATOR, render_report
 from stillstack.report.provenance import Provenance, StageCost
 from stillstack.report.verdict import answers, cautions
+from stillstack.sources import open_source
 from stillstack.storage import BlockRecord, RunStore, RunTemplate, lock_run
 from stillstack.summary import compact_ranges, summarise, worst_frames
 
@@ -396,6 +399,9 @@ def stored_run(tmp_path: Path) -> Path:
     raw = frames(8)
     np.save(tmp_path / "raw.npy", raw)
     rows = table(8, {3: Status.BLANK})
+    config = make_config(
+        {"input": {"path": str(tmp_path / "raw.npy")}, "output": {"path": str(path)}}
+    )
     with lock_run(path) as lock:
         store = RunStore.create(
             lock,
@@ -403,7 +409,7 @@ def stored_run(tmp_path: Path) -> Path:
                 n_frames=8,
                 frame_shape=SHAPE,
                 config_digest="c",
-                source_fingerprint="s",
+                source_fingerprint=fingerprint_of(config, open_source(config.input.path), None),
                 reference=raw.mean(axis=0).astype("f4"),
                 reference_valid=np.ones(SHAPE, bool),
                 valid=np.ones(SHAPE, bool),
@@ -469,7 +475,10 @@ def test_a_report_replaces_a_report_but_no_other_file(stored_run: Path, tmp_path
 
 def test_the_source_may_be_gone_or_changed(stored_run: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "raw.npy", frames(5))
-    assert "has changed since the run" in Page(write_report(stored_run).read_text("utf-8")).text
+    assert (
+        "raw.npy has the shape (5, 24, 32), and the run"
+        in Page(write_report(stored_run).read_text("utf-8")).text
+    )
     (tmp_path / "raw.npy").unlink()
     assert "Frames as recorded are not shown" in write_report(stored_run).read_text("utf-8")
 

@@ -36,7 +36,7 @@ def source_of(store: RunStore) -> Source:
             cure="Give the source, or run the config again.",
         )
     try:
-        source = open_source(
+        source: Source = open_source(
             given["path"],
             variable=given.get("variable"),
             pattern=given.get("pattern"),
@@ -72,7 +72,7 @@ def config_of(store: RunStore) -> RunConfig:
         The run's.
     """
     stored = store.attributes["config"]
-    return make_config({**stored, "output": {**stored["output"], "path": str(store.path)}})
+    return make_config({**stored, "output": {**stored.get("output", {}), "path": str(store.path)}})
 
 
 def check_fits(source: Source, store: RunStore, where: str) -> None:
