@@ -17,7 +17,8 @@ PIXELS_ARE_FINE: Final = (
 )
 """Bits that reject a frame's registration and say nothing against its pixels."""
 
-_NEVER: Final = int(Status.PENDING | Status.UNREADABLE | Status.BLANK | Status.EXCLUDED)
+NEVER_REPAIRED: Final = int(Status.PENDING | Status.UNREADABLE | Status.BLANK | Status.EXCLUDED)
+"""Bits of frames that have no shift whatever their neighbours say."""
 
 
 def repairable(status: NDArray[np.uint16]) -> Flags:
@@ -31,7 +32,7 @@ def repairable(status: NDArray[np.uint16]) -> Flags:
     >>> repairable(np.array(bits, "u2"))
     array([False,  True, False, False])
     """
-    return np.asarray(~is_good(status) & ((status & _NEVER) == 0))
+    return np.asarray(~is_good(status) & ((status & NEVER_REPAIRED) == 0))
 
 
 def within_reach(used: Flags, segment: Indices, longest: int) -> Flags:
