@@ -4,15 +4,18 @@ At each place between two frames a line is drawn through the frames before and a
 after; a step is the distance between them there. Its error follows from the frames' error bars and
 from how much such distances scatter in this run, so that drift and jitter, known to no one
 beforehand, are allowed for. Windows of 8 frames find jumps that are large against the error of one
-frame, windows of up to 256 frames those that are small. No window reaches across a gap or a jump
+frame, windows of up to 256 frames those that are small. A step that shrinks with the window is the
+bend of a drift, and no jump. No window reaches across a gap or a jump
 that was found before.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.signal import oaconvolve
 
@@ -24,6 +27,9 @@ Indices = NDArray[np.int64]
 
 _WINDOWS: Final = (8, 16, 32, 64, 128, 256)
 _ROUNDS: Final = 30
+# A step of so many sigma can be told from none; of a true step at least so much is left.
+_TOLD: Final = 3.5
+_STAYS: Final = 0.55
 
 
 def step_weights(window: int, *, sloping: bool) -> Floats:
@@ -72,27 +78,74 @@ def find_jumps(shift: Floats, cov: Floats, piece: Indices, sigma: float) -> Indi
     for window in _WINDOWS:
         if len(shift) < 2 * window:
             break
-        # Lines first: a fast drift is no step to them.
+        # Lines first: a fast drift is no step to them. Means tell steps of half the size.
         for sloping in (True, False):
             length = _step_lengths(shift, cov, step_weights(window, sloping=sloping))
-            _add_jumps(jumps, length, piece, sigma, window)
+            kind = _Kind(window, sloping, sigma)
+            _add_jumps(jumps, length, shift, piece, kind)
     return np.flatnonzero(jumps)
 
 
-def _add_jumps(jumps: Flags, length: Floats, piece: Indices, sigma: float, window: int) -> None:
+@dataclass(frozen=True)
+class _Kind:
+    """How steps are measured, and how large a jump is."""
+
+    window: int
+    sloping: bool
+    sigma: float
+
+
+def _add_jumps(jumps: Flags, length: Floats, shift: Floats, piece: Indices, kind: _Kind) -> None:
     """Add the peaks of one kind of step, largest first, until none is left."""
+    barred = np.zeros(len(length), bool)
     for _ in range(_ROUNDS):
-        whole = _is_whole(piece + np.cumsum(jumps), window)
+        whole = _is_whole(piece + np.cumsum(jumps), kind.window)
         if not whole.any():
             return
         scaled = np.zeros(len(length))
         # How much is usual is told by windows that hold no jump known so far, and by so many that
         # those around a jump are few.
-        scaled[whole] = length[whole] / local_scale(length[whole], 8 * window)
-        found = _peaks(scaled, sigma, window)
-        if not found.size:
+        scaled[whole] = length[whole] / local_scale(length[whole], 8 * kind.window)
+        scaled[barred] = 0.0
+        found = _peaks(scaled, kind.sigma, kind.window)
+        if not found:
             return
-        jumps[found] = True
+        for place in found:
+            sharp = _sharp_place(shift, place, float(scaled[place]), kind)
+            if sharp is None:
+                reach = kind.window // 4
+                barred[max(0, place - reach) : place + reach + 1] = True
+            else:
+                jumps[sharp] = True
+
+
+def _sharp_place(shift: Floats, place: int, length: float, kind: _Kind) -> int | None:
+    """Return where a step is seen by the shortest windows that can tell it, None where it is not.
+
+    A bend of a smooth drift looks like a step to long windows and shrinks with them; a step stays.
+    """
+    window = kind.window
+    near = shift[place - window : place + window]
+    step = step_weights(window, sloping=kind.sloping) @ near
+    along = near @ (step / np.hypot(*step))
+    size = float(np.hypot(*step))
+    # The error of a line's end is twice that of a mean, and grows as windows shrink.
+    told = length if kind.sloping else 0.5 * length
+    centre = window
+    for shorter in (w for w in reversed(_WINDOWS) if w <= window):
+        if told * np.sqrt(shorter / window) < _TOLD:
+            break
+        if shorter == window and kind.sloping:
+            continue
+        reach = min(shorter // 2, window - shorter)
+        first, last = max(centre - reach, shorter), min(centre + reach, 2 * window - shorter)
+        views = sliding_window_view(along[first - shorter : last + shorter], 2 * shorter)
+        sizes = views @ step_weights(shorter, sloping=True)
+        best = int(sizes.argmax())
+        if sizes[best] < _STAYS * size:
+            return None
+        centre = first + best
+    return place - window + centre
 
 
 def _step_lengths(shift: Floats, cov: Floats, weights: Floats) -> Floats:
@@ -120,7 +173,7 @@ def _is_whole(pieces: Indices, window: int) -> Flags:
     return whole
 
 
-def _peaks(scaled: Floats, sigma: float, window: int) -> Indices:
+def _peaks(scaled: Floats, sigma: float, window: int) -> list[int]:
     """Return the largest of all values in reach of each other that are above sigma."""
     above = np.flatnonzero(scaled > sigma)
     found: list[int] = []
@@ -129,4 +182,4 @@ def _peaks(scaled: Floats, sigma: float, window: int) -> Indices:
         if not taken[i]:
             found.append(i)
             taken[max(0, i - window) : i + window + 1] = True
-    return np.array(sorted(found), dtype=np.int64)
+    return sorted(found)

@@ -5,8 +5,9 @@ The drift is a random walk, whose variance grows by q a second, on a speed that 
 random walk, of r a second: thermal drift is smooth, mechanical drift is not. Registration shows
 z = x + e, where e has the covariance that registration gives for that frame. Slow motion is shared
 by neighbours and jitter is not; by that q, r and the variance of j are found, along y and x each,
-where the likelihood of all frames is largest. What remains to be said of a frame's own position is
-the mean and covariance of p + j given all frames.
+where the likelihood of all frames is largest. The variance of j is then the mean over all that are
+likely, each standard deviation as likely as another beforehand. What remains to be said of a
+frame's own position is the mean and covariance of p + j given all frames.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _LAG: Final = 32
 # Frames from which strengths are estimated: more would not change them by a percent.
 _ENOUGH: Final = 200_000
 _STRETCHES: Final = 8
+_POINTS: Final = 33
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +97,10 @@ class _Axis:
 
 
 def estimate_motion(positions: Positions) -> Motion:
-    """Return strength of the drift and variance of the jitter of largest likelihood.
+    """Return the likely strength of the drift and variance of the jitter.
 
     Along y and x each, from the frames that are seen; of more than 200,000 from eight stretches of
-    25,000. Where error bars explain all there is, the jitter is 0.
+    25,000.
 
     Examples
     --------
@@ -160,10 +162,29 @@ def _estimate_axis(axis: _Axis) -> tuple[float, float, float, float, float]:
     options = {"initial_simplex": simplex, "xatol": 0.05, "fatol": 0.02, "maxiter": 300}
     found = minimize(unlikeliness, start, method="Nelder-Mead", options=options).x
     best = np.where(found > _NOTHING, scatter * np.exp(np.minimum(found, _RANGE[1])), 0.0)
-    # The variance of a jitter is known to the noise of a mean of squares.
-    total = float(np.median(axis.variance)) + float(best[2])
-    least = np.sqrt(2.0 * total * np.sqrt(2.0 / inside.size))
-    return float(best[0]), float(best[1]), speed, float(best[2]), float(least)
+    jitter, least = _expected_jitter(axis, float(best[0]), float(best[1]), speed, float(best[2]))
+    return float(best[0]), float(best[1]), speed, jitter, least
+
+
+def _expected_jitter(
+    axis: _Axis, walk: float, bend: float, speed: float, likeliest: float
+) -> tuple[float, float]:
+    """Return the mean of the jitter's variance over all that are likely, and the least jitter.
+
+    At low dose a jitter that matters can be too small to be told from the error bars: the likeliest
+    variance is then often 0, and a frame's error bar would leave it out.
+    """
+    # A variance is known to the noise of a mean of squares.
+    total = float(np.median(axis.variance)) + likeliest
+    error = total * np.sqrt(2.0 / np.count_nonzero(~axis.fresh))
+    low, high = np.sqrt(max(0.0, likeliest - 6.0 * error)), np.sqrt(likeliest + 6.0 * error)
+    jitter = np.linspace(low, high, _POINTS) ** 2
+    columns = (axis.interval, axis.fresh, axis.value)
+    likely = np.array(
+        [drift_log_likelihood(*columns, axis.variance + j, (walk, bend, speed)) for j in jitter]
+    )
+    weight = np.exp(likely - likely.max())
+    return float(weight @ jitter / weight.sum()), float(np.sqrt(2.0 * error))
 
 
 def _start(axis: _Axis) -> tuple[float, float, float]:

@@ -17,9 +17,11 @@ PIXELS_ARE_FINE: Final = (
 )
 """Bits that reject a frame's registration and say nothing against its pixels."""
 
-_NEVER: Final = int(
+# A frame at the limit has been seen elsewhere, as far as it can be seen: it is no gap to be filled.
+NEVER_REPAIRED: Final = int(
     Status.PENDING | Status.UNREADABLE | Status.BLANK | Status.AT_LIMIT | Status.EXCLUDED
 )
+"""Bits of frames that have no shift whatever their neighbours say."""
 
 
 def repairable(status: NDArray[np.uint16]) -> Flags:
@@ -33,7 +35,7 @@ def repairable(status: NDArray[np.uint16]) -> Flags:
     >>> repairable(np.array(bits, "u2"))
     array([False,  True, False, False])
     """
-    return np.asarray(~is_good(status) & ((status & _NEVER) == 0))
+    return np.asarray(~is_good(status) & ((status & NEVER_REPAIRED) == 0))
 
 
 def within_reach(used: Flags, segment: Indices, longest: int) -> Flags:

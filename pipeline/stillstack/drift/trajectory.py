@@ -7,6 +7,7 @@ gap or a jump.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,8 +32,8 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
 
-_NOT_KNOWN: Final = -1
-_FIGURES: Final = ("walk_strength", "jitter_std", "speed_strength", "drift_rms")
+NOT_KNOWN: Final = -1
+FIGURES: Final = ("walk_strength", "jitter_std", "speed_strength", "drift_rms")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Segmented:
         seconds = self.clock.seconds[self.clock.order]
         return Positions(
             np.diff(seconds, prepend=seconds[:1]),
-            np.diff(self.segment, prepend=_NOT_KNOWN) != 0,
+            np.diff(self.segment, prepend=NOT_KNOWN) != 0,
             self.evidence.used,
             self.evidence.shift,
             self.evidence.cov,
@@ -184,29 +185,44 @@ def follow(
     (array([50]), True)
     """
     settings = settings or TrajectoryConfig()
-    frames = segmented(time, rows, settings)
-    positions = frames.positions
-    notes = [*frames.clock.notes, *frames.evidence.notes]
-    n_used = int(np.count_nonzero(positions.seen))
-    n_told = n_used - np.unique(frames.segment[positions.seen]).size
-    if n_told < FEWEST_FRAMES - 1:
-        notes.append(
-            f"{n_used} good frames in {n_used - n_told} segments are too few to tell drift from "
-            "jitter: nothing is smoothed or repaired."
-        )
+    clock = read_clock(time, len(rows), settings.order)
+    frames = segmented(clock, rows, find_gaps(clock, settings.gap_intervals), settings)
+    notes = [*clock.notes, *frames.evidence.notes]
+    motion = told_motion(frames.positions, notes)
+    if motion is None:
         return _unchanged(frames, notes)
-    motion = estimate_motion(positions)
     notes += _notes_on(motion)
     return _moved(frames, motion, settings, notes)
 
 
+def told_motion(positions: Positions, notes: list[str]) -> Motion | None:
+    """Return drift and jitter; None where there are too few frames, with a note."""
+    n_used = int(np.count_nonzero(positions.seen))
+    n_segments = np.unique(positions.fresh.cumsum()[positions.seen]).size
+    if n_used - n_segments < FEWEST_FRAMES - 1:
+        notes.append(
+            f"{n_used} good shifts in {n_segments} segments are too few to tell drift from "
+            "jitter: nothing is smoothed, repaired or drawn through."
+        )
+        return None
+    return estimate_motion(positions)
+
+
+def _notes_on(motion: Motion) -> list[str]:
+    jitter = np.sqrt(motion.jitter)
+    return [
+        f"Jitter along {name} of less than about {least:.2g} px cannot be told from the error "
+        f"bars; those of smoothed shifts allow for {found:.2g} px."
+        for name, found, least in zip("yx", jitter, motion.least_jitter, strict=True)
+        if found < least
+    ]
+
+
 def segmented(
-    time: ArrayLike | None, rows: NDArray[np.void], settings: TrajectoryConfig
+    clock: Clock, rows: NDArray[np.void], gaps: Sequence[Gap], settings: TrajectoryConfig
 ) -> Segmented:
-    """Return frames in order of time, with gaps, outliers and jumps told."""
-    clock = read_clock(time, len(rows), settings.order)
+    """Return frames in order of time, with outliers and jumps told."""
     evidence = read_evidence(rows[clock.order])
-    gaps = tuple(find_gaps(clock, settings.gap_intervals))
     first = np.isin(clock.order, [gap.frame for gap in gaps])
     piece = first.cumsum(dtype=np.int64)
     used = np.flatnonzero(evidence.used)
@@ -226,12 +242,13 @@ def segmented(
         for before, after in zip(used[places - 1], starts, strict=True):
             unplaced[before + 1 : after] = True
         first[starts] = True
-    return Segmented(clock, evidence, first.cumsum(dtype=np.int64), unplaced, starts, gaps)
+    segment = first.cumsum(dtype=np.int64)
+    return Segmented(clock, evidence, segment, unplaced, starts, tuple(gaps))
 
 
 def _unchanged(frames: Segmented, notes: list[str]) -> Trajectory:
     """Return what there is where drift and jitter are not known."""
-    figures = {name: np.full(2, np.nan) for name in _FIGURES}
+    figures = {name: np.full(2, np.nan) for name in FIGURES}
     return _assembled(frames, frames.evidence, (), figures, notes)
 
 
@@ -256,10 +273,10 @@ def _moved(
         evidence.used,
         (),
     )
-    drift_rms = _drift_rms(states[0], evidence.used, segment)
+    drift_rms = drift_about_means(states[0], evidence.used, segment)
     found = (motion.walk, np.sqrt(motion.jitter), motion.bend, drift_rms)
-    figures = dict(zip(_FIGURES, found, strict=True))
-    return _assembled(frames, answers, _jumps(frames, states), figures, notes)
+    figures = dict(zip(FIGURES, found, strict=True))
+    return _assembled(frames, answers, found_jumps(frames, states), figures, notes)
 
 
 def _assembled(
@@ -272,7 +289,7 @@ def _assembled(
     """Return everything by frame number."""
     place = np.argsort(frames.clock.order)
     std, corr = errors_of(answers.cov[place])
-    segment = np.where(frames.unplaced, _NOT_KNOWN, frames.segment)[place].astype(np.int32)
+    segment = np.where(frames.unplaced, NOT_KNOWN, frames.segment)[place].astype(np.int32)
     return Trajectory(
         answers.shift[place],
         std,
@@ -286,7 +303,7 @@ def _assembled(
     )
 
 
-def _jumps(frames: Segmented, states: tuple[Floats, Floats]) -> tuple[Jump, ...]:
+def found_jumps(frames: Segmented, states: tuple[Floats, Floats]) -> tuple[Jump, ...]:
     """Return how far the drift's position after each jump is from that before."""
     mean, cov = states
     used = np.flatnonzero(frames.evidence.used)
@@ -300,8 +317,10 @@ def _jumps(frames: Segmented, states: tuple[Floats, Floats]) -> tuple[Jump, ...]
     )
 
 
-def _drift_rms(mean: Floats, used: Flags, segment: Indices) -> Floats:
+def drift_about_means(mean: Floats, used: Flags, segment: Indices) -> Floats:
     """Return the rms of the drift about the mean of each segment, (2,)."""
+    if not used.any():
+        return np.full(2, np.nan)
     number = np.unique(segment[used], return_inverse=True)[1]
     counts = np.bincount(number)
     both = []
@@ -310,12 +329,3 @@ def _drift_rms(mean: Floats, used: Flags, segment: Indices) -> Floats:
         about = drift - (np.bincount(number, drift) / counts)[number]
         both.append(np.sqrt(np.mean(about**2)))
     return np.array(both)
-
-
-def _notes_on(motion: Motion) -> list[str]:
-    jitter = np.sqrt(motion.jitter)
-    return [
-        f"Jitter along {name} of less than about {least:.2g} px cannot be told from the error bars."
-        for name, found, least in zip("yx", jitter, motion.least_jitter, strict=True)
-        if found < least
-    ]
