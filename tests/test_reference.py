@@ -278,3 +278,42 @@ def test_a_sample_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
     assert sample.numbers == (2, 4)
     assert sample.unreadable == {0: "Frame 0 is torn."}
     assert not SpreadSource(torn, (0, 2)).read(0, 1).any()
+
+
+def test_refinement_ends_by_itself_when_it_changes_less_than_the_noise(
+    drifting: SimulatedStack,
+) -> None:
+    for kind in ("mean", "median", "first"):
+        made = _maker(drifting, kind=kind, frames="all", refine="auto").make()
+        assert made.notes[-1].startswith("settled after ")
+        more = _maker(drifting, kind=kind, frames="all", refine=8).make()
+        shifts = [
+            np.array(
+                [register_frame(drifting.frame(i), prepared).shift for i in range(len(drifting))]
+            )
+            for prepared in (_maker(drifting).prepared(image) for image in (made, more))
+        ]
+        moved = shifts[0] - shifts[1]
+        moved -= moved.mean(axis=0)
+        _, pulls = _errors(drifting, _maker(drifting).prepared(made))
+        # six rounds more would not have changed what matters: each moves frames by under a tenth
+        # of their errors, and by less each time
+        std = register_frame(drifting.frame(0), _maker(drifting).prepared(made)).shift_std
+        assert np.sqrt((moved**2).mean(axis=0)).max() < 0.2 * std.min()
+        assert 0.75 < np.sqrt((pulls**2).mean()) < 1.3
+
+
+def test_a_blurred_start_is_not_taken_for_settled(drifting: SimulatedStack) -> None:
+    blurred = _maker(drifting, kind="median", frames="all", refine=0).make()
+    settled = _maker(drifting, kind="median", frames="all", refine="auto").make()
+    assert _sharpness(settled, drifting.valid) > 1.5 * _sharpness(blurred, drifting.valid)
+    assert "settled after 0" not in settled.notes[-1]
+
+
+def test_refinement_that_does_not_end_says_so(
+    drifting: SimulatedStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stillstack.reference._SETTLED", 0.0)
+    monkeypatch.setattr("stillstack.config.run_config.MOST_ROUNDS", 3)
+    made = _maker(drifting, kind="first", frames=6, refine="auto").make()
+    assert made.notes[-1].startswith("not settled after 3 rounds: the last one changed shifts by ")

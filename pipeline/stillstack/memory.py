@@ -112,7 +112,7 @@ def coordinator_bytes(layout: Layout, reference: ReferenceConfig, threads: int) 
     """Bytes that the coordinator takes at most: to make the reference, and to keep the books."""
     image = 4 * layout.pixels
     making = (PREPARING_IMAGES + REFERENCE_IMAGES) * image
-    averages = reference.kind == "mean" or reference.refine > 0
+    averages = reference.kind == "mean" or reference.most_rounds > 0
     if averages:
         making += (_AVERAGING_IMAGES + _THREAD_IMAGES * threads) * image
     if reference.kind == "median":

@@ -42,6 +42,8 @@ _MEDIAN_BYTES: Final = 2**30
 # An average over half of the frames has 1.4 times the noise of one over all of them; a pixel that
 # fewer frames saw is left out, because the reference has one noise level.
 _MIN_COVERAGE: Final = 0.5
+# A change under a tenth of the errors adds half a percent to them.
+_SETTLED: Final = 0.1
 _MEDIAN_EFFICIENCY: Final = 2 / np.pi
 
 
@@ -65,6 +67,10 @@ class ReferenceImage:
     valid: Valid
     n_frames: int
     notes: tuple[str, ...] = ()
+
+    def noted(self, note: str) -> ReferenceImage:
+        """Return itself with one more remark."""
+        return replace(self, notes=(*self.notes, note))
 
     def refuse_blank(self) -> ReferenceImage:
         """Return itself, or raise InputError if it shows nothing to register to."""
@@ -112,17 +118,12 @@ class ReferenceMaker:
 
     def make(self) -> ReferenceImage:
         """Make the reference image that the config asks for, refined as often as it says."""
-        config = self.config
-        rounds = config.refine
-        if config.kind == "mean" and rounds > 0:
-            made = self._from_best_start()
-            rounds -= 1
+        if self.config.kind == "mean" and self.config.most_rounds > 0:
+            made, before = self._from_best_start()
+            done = 1
         else:
-            made = self.first_image()
-        made = self._restricted(made).refuse_blank()
-        for _ in range(rounds):
-            made = self._restricted(self._refined(made)).refuse_blank()
-        return made
+            made, before, done = self.first_image(), None, 0
+        return self._refined(self._restricted(made).refuse_blank(), before, done)
 
     def averaged(self, rows: NDArray[np.void]) -> ReferenceImage:
         """Mean of the spread frames that have a shift in a table, moved by it."""
@@ -247,12 +248,13 @@ class ReferenceMaker:
         valid = self.valid & np.isfinite(image)
         return ReferenceImage(image, valid, n_frames, (f"median of {len(numbers)} frames",))
 
-    def _from_best_start(self) -> ReferenceImage:
+    def _from_best_start(self) -> tuple[ReferenceImage, _Placed | None]:
         """Mean of the spread frames, aligned to the one among them that most agree with.
 
         The mean of frames that have not been aligned is as blurred as the drift is large, so the
         start is one sharp frame: the ordinary one nearest to the middle of the range. If fewer than
-        half of the others are good against it, it was a bad one, and the next is tried.
+        half of the others are good against it, it was a bad one, and the next is tried. With it,
+        where the frames were.
         """
         numbers = self._ordinary_numbers()
         middle = (numbers[0] + numbers[-1]) / 2
@@ -267,16 +269,31 @@ class ReferenceMaker:
             if n_good >= len(numbers) / 2:
                 break
         if best is None or best[0] == 0:
-            return self._restricted(self._single(starts[0]))
-        return self._centred(self._aligned_mean(best[1], numbers, best[2]), best[2])
+            return self._restricted(self._single(starts[0])), None
+        made = self._centred(self._aligned_mean(best[1], numbers, best[2]), best[2])
+        return made, _Placed(numbers, best[2])
 
-    def _refined(self, made: ReferenceImage) -> ReferenceImage:
-        """Average of the spread frames that are good when registered to an image."""
-        numbers = self.numbers
-        table = self._table(made, numbers)
-        if not bool(is_good(table.status).any()):
-            return replace(made, notes=(*made.notes, "no frame was good enough to refine with"))
-        return self._aligned_mean(made, numbers, table)
+    def _refined(self, made: ReferenceImage, before: _Placed | None, done: int) -> ReferenceImage:
+        """Average of the spread frames that are good, again and again.
+
+        ``before`` is where they were in the round before, ``done`` how many rounds there were.
+        """
+        by_itself = self.config.refine == "auto"
+        change = float("nan")
+        for number in range(done, self.config.most_rounds):
+            placed = _Placed(self.numbers, self._table(made, self.numbers))
+            change = float("nan") if before is None else placed.change(before)
+            if by_itself and change < _SETTLED:
+                return made.noted(f"settled after {number} rounds: {_change_words(change)}")
+            if not bool(is_good(placed.table.status).any()):
+                return made.noted("no frame was good enough to refine with")
+            made = self._aligned_mean(made, placed.numbers, placed.table)
+            made, before = self._restricted(made).refuse_blank(), placed
+        if by_itself:
+            made = made.noted(
+                f"not settled after {self.config.most_rounds} rounds: {_change_words(change)}"
+            )
+        return made
 
     def _aligned_mean(
         self, made: ReferenceImage, numbers: tuple[int, ...], table: xr.Dataset
@@ -318,8 +335,11 @@ class ReferenceMaker:
         reference = self.prepared(made.refuse_blank())
         lazy = [graph.register(self._stack(group), reference) for group in _groups(numbers)]
         tables = [self.compute(table)[0] for table in lazy]
+        names = ["shift", "shift_std", "status"]
         found: xr.Dataset = xr.concat(
-            [table[["shift", "status"]] for table in tables], "frame", combine_attrs="drop"
+            [table[names] for table in tables],
+            "frame",
+            combine_attrs="drop",
         )
         return found
 
@@ -360,6 +380,33 @@ class ReferenceMaker:
             counted.sum(axis=0, dtype=np.int64),
         )
         return total, count
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """Frames, and the table of where they lie."""
+
+    numbers: tuple[int, ...]
+    table: xr.Dataset
+
+    def change(self, before: _Placed) -> float:
+        """Typical change of the frames' shifts in units of their errors, less what is common.
+
+        NaN where fewer than two frames are good in both.
+        """
+        _, here, there = np.intersect1d(self.numbers, before.numbers, return_indices=True)
+        now, then = self.table.isel(frame=here), before.table.isel(frame=there)
+        good = is_good(now.status.values) & is_good(then.status.values)
+        if np.count_nonzero(good) < 2:
+            return float("nan")
+        # One that jumps to another place is a matter of the frame, not of the reference.
+        moved = (now["shift"].values - then["shift"].values)[good]
+        moved = (moved - np.median(moved, axis=0)) / now["shift_std"].values[good]
+        return float(1.4826 * np.median(np.abs(moved)))
+
+
+def _change_words(change: float) -> str:
+    return f"the last one changed shifts by {change:.2g} of their errors"
 
 
 def _groups(numbers: tuple[int, ...]) -> list[tuple[int, ...]]:

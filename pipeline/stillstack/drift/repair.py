@@ -17,10 +17,7 @@ PIXELS_ARE_FINE: Final = (
 )
 """Bits that reject a frame's registration and say nothing against its pixels."""
 
-# A frame at the limit has been seen elsewhere, as far as it can be seen: it is no gap to be filled.
-NEVER_REPAIRED: Final = int(
-    Status.PENDING | Status.UNREADABLE | Status.BLANK | Status.AT_LIMIT | Status.EXCLUDED
-)
+NEVER_REPAIRED: Final = int(Status.PENDING | Status.UNREADABLE | Status.BLANK | Status.EXCLUDED)
 """Bits of frames that have no shift whatever their neighbours say."""
 
 
@@ -35,7 +32,9 @@ def repairable(status: NDArray[np.uint16]) -> Flags:
     >>> repairable(np.array(bits, "u2"))
     array([False,  True, False, False])
     """
-    return np.asarray(~is_good(status) & ((status & NEVER_REPAIRED) == 0))
+    # A frame at the limit was seen elsewhere, as far as it could be seen: it is no gap to fill.
+    never = NEVER_REPAIRED | int(Status.AT_LIMIT)
+    return np.asarray(~is_good(status) & ((status & never) == 0))
 
 
 def within_reach(used: Flags, segment: Indices, longest: int) -> Flags:
