@@ -68,6 +68,10 @@ def summed(values: NDArray[Any], parts: Sequence[int]) -> Moments:
     return found
 
 
+def copies(moments: Moments) -> list[Any]:
+    return [array.copy() for array in (moments.n, moments.mean, moments.m2)]
+
+
 def test_sums_of_a_block_are_those_of_numpy() -> None:
     values = images(1)
     agrees(add_images(Moments.empty(SHAPE), values), values)
@@ -138,11 +142,11 @@ def test_what_is_stored_merges_again() -> None:
 def test_arguments_are_left_as_they_are_unless_they_are_written_to() -> None:
     values = images(8)
     before = summed(values, [3])
-    held = Moments(*(frozen(a.copy()) for a in (before.n, before.mean, before.m2)))
+    held = Moments(*(frozen(a) for a in copies(before)))
     agrees(add_images(held, values[3:]), values)
     other = add_images(Moments.empty(SHAPE), values[3:])
     agrees(merge_moments(held, other), values)
-    into = Moments(*(a.copy() for a in (held.n, held.mean, held.m2)))
+    into = Moments(*copies(held))
     assert add_images(into, values[3:], out=into) is into
     agrees(into, values)
     assert merge_moments(held, other, out=other) is other
