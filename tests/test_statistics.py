@@ -68,6 +68,10 @@ def summed(values: NDArray[Any], parts: Sequence[int]) -> Moments:
     return found
 
 
+def copies(moments: Moments) -> list[Any]:
+    return [array.copy() for array in (moments.n, moments.mean, moments.m2)]
+
+
 def test_sums_of_a_block_are_those_of_numpy() -> None:
     values = images(1)
     agrees(add_images(Moments.empty(SHAPE), values), values)
@@ -138,12 +142,13 @@ def test_what_is_stored_merges_again() -> None:
 def test_arguments_are_left_as_they_are_unless_they_are_written_to() -> None:
     values = images(8)
     before = summed(values, [3])
-    held = Moments(frozen(before.n.copy()), frozen(before.mean.copy()), frozen(before.m2.copy()))
+    held = Moments(*(frozen(a) for a in copies(before)))
     agrees(add_images(held, values[3:]), values)
     other = add_images(Moments.empty(SHAPE), values[3:])
     agrees(merge_moments(held, other), values)
-    into = Moments(held.n.copy(), held.mean.copy(), held.m2.copy())
+    into = Moments(*copies(held))
     assert add_images(into, values[3:], out=into) is into
+    agrees(into, values)
     assert merge_moments(held, other, out=other) is other
     agrees(other, values)
 
