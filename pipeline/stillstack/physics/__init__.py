@@ -1,0 +1,1 @@
+"""What is computed from reduced datasets: differences, profiles, centres, and independent checks."""
