@@ -1,1 +1,1 @@
-"""What is computed from reduced datasets: differences, profiles, centres, and independent checks."""
+"""What is computed from averages: differences, profiles, centres, independent checks."""

@@ -1,9 +1,9 @@
 """What a reduced Dataset holds, and its averages as states that merge exactly.
 
-A reduced Dataset has the dimensions (groups..., y, x) and, for each pixel of each group, the mean of
-``coverage`` frames, the variance of a single frame (ddof=1) and the standard error of the mean. A
-*state* is the same as number, mean and sum of squared deviations (``squares``): two states make the
-state of all their frames, to rounding.
+A reduced Dataset has the dimensions (groups..., y, x) and, for each pixel of each group, the mean
+of ``coverage`` frames, the variance of a single frame (ddof=1) and the standard error of the mean.
+A *state* is the same as number, mean and sum of squared deviations (``squares``): two states make
+the state of all their frames, to rounding.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def check_reduced(reduced: xr.Dataset, needs: Sequence[str], dim: str | None = N
     """
     missing = [name for name in needs if name not in reduced.data_vars]
     if missing:
+        there = ", ".join(str(name) for name in reduced.data_vars)
         raise InputError(
-            f"The reduced data lack {', '.join(missing)}; there are {', '.join(reduced.data_vars)}.",
+            f"The reduced data lack {', '.join(missing)}; there are {there or 'none'}.",
             consequence="Errors and merged averages cannot be had from what is left.",
             cure="Reduce with statistics mean and variance; coverage comes with them.",
         )

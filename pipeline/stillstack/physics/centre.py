@@ -74,9 +74,10 @@ def fit_centre(
         Valid pixels (y, x), True where a pixel counts; all finite ones, if None. Outside it
         everything may be: a beam-block, dead pixels.
     method
-        ``"symmetry"``: opposite pixels are alike (Friedel's law), powders and crystals. ``"rings"``:
-        brightness depends on the radius, for powders of which arcs are seen; the centre may lie
-        outside the image. ``"auto"``: symmetry, and rings where there is none or little to compare.
+        ``"symmetry"``: opposite pixels are alike (Friedel's law), as in powders and crystals.
+        ``"rings"``: brightness depends on the radius, for powders of which arcs are seen; the
+        centre may lie outside the image. ``"auto"``: symmetry, and rings where there is none or
+        little to compare.
     guess
         Where the centre is thought to be, (y, x). Needed where the background of a crystal's
         pattern is not centred with its spots, since these are symmetric about many points.
@@ -99,11 +100,11 @@ def fit_centre(
     Examples
     --------
     >>> y, x = np.mgrid[:96, :96]
-    >>> radius = np.hypot(y - 50.25, x - 45.5)
+    >>> radius = np.hypot(y - 50.3, x - 45.5)
     >>> pattern = 100 * np.exp(-((radius - 25) ** 2) / 18) + 1000 / (radius + 20)
     >>> centre = fit_centre(np.random.default_rng(0).poisson(pattern))
     >>> f"{centre.y:.1f} {centre.x:.1f}"
-    '50.2 45.5'
+    '50.3 45.5'
     """
     if method not in METHODS:
         raise InputError(
@@ -119,9 +120,7 @@ def fit_centre(
         if isinstance(symmetric, NoSymmetry):
             refusals.append(symmetric.why)
         else:
-            found.append(
-                _centre(symmetric.centre, symmetric.covariance, "symmetry", symmetric.ncc)
-            )
+            found.append(_centre(symmetric.centre, symmetric.covariance, "symmetry", symmetric.ncc))
             if symmetric.share >= _AMPLE_SHARE:
                 return found[0]
     if method != "symmetry":

@@ -158,7 +158,7 @@ def jackknife(
         ((p - centre) ** 2 / (h - 1) for p, h in zip(pseudo, times, strict=True)),
         xr.zeros_like(pseudo[0]),
     )
-    error = np.sqrt(spread / len(pseudo))
+    error: xr.DataArray = (spread / len(pseudo)) ** 0.5
     error.attrs = {
         **estimate.attrs,
         "long_name": f"jackknife standard error over {dim}",

@@ -1,4 +1,4 @@
-"""What changes between groups: differences and relative changes against a reference, with errors."""
+"""What changes between groups: differences from a reference, and relative ones, with errors."""
 
 from __future__ import annotations
 

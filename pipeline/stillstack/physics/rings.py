@@ -30,11 +30,14 @@ LEAST_EXPLAINED: Final = 0.5
 _COARSE_PX: Final = 96
 _MOST_STEPS: Final = 30
 _DONE_PX: Final = 1e-4
+# A bin of fewer pixels has no mean worth the name; fewer bins make no profile.
+_LEAST_PIXELS: Final = 8
+_LEAST_BINS: Final = 6
 
 
 @dataclass(frozen=True)
 class RingFit:
-    """Centre (y, x), its covariance (2, 2), and the part of the structure that the rings explain."""
+    """Centre (y, x), its covariance (2, 2), and the part of the structure that rings explain."""
 
     centre: Point
     covariance: NDArray[np.float64]
@@ -76,7 +79,9 @@ def ring_centre(image: Image, valid: Valid, guess: Point | None = None) -> RingF
         return NoSymmetry(f"rings explain {explained:.0%} of the structure, not half of it")
     # Pixels that change bins keep the last step from vanishing.
     if np.any(np.abs(step) > np.maximum(0.01, 0.3 * np.sqrt(np.diag(fitted.covariance)))):
-        return NoSymmetry(f"the rings' centre did not settle (last step {np.abs(step).max():.2g} px)")
+        return NoSymmetry(
+            f"the rings' centre did not settle (last step {np.abs(step).max():.2g} px)"
+        )
     return RingFit((float(centre[0]), float(centre[1])), fitted.covariance, explained)
 
 
@@ -114,32 +119,47 @@ class _Fit:
     weight: Image
 
 
+@dataclass(frozen=True)
+class _Bins:
+    """Which bin of the radius each pixel is in, which pixels count, and how many each bin has."""
+
+    bins: NDArray[np.int64]
+    kept: Valid
+    number: NDArray[np.float64]
+
+    def mean(self, values: Image) -> NDArray[np.float64]:
+        """Mean of the values over each bin; 0 where it is empty."""
+        total = np.bincount(self.bins[self.kept], values[self.kept], self.number.size)
+        filled = self.number > 0
+        return np.divide(total, self.number, out=np.zeros_like(total), where=filled)
+
+
+def _binned_radius(radius: Image, valid: Valid) -> _Bins | None:
+    bins = np.rint(np.maximum(radius - radius[valid].min(), 0.0)).astype(np.int64)
+    kept = valid & (radius > 0.5)
+    kept &= (np.bincount(bins[kept], minlength=int(bins.max()) + 1) >= _LEAST_PIXELS)[bins]
+    number = np.bincount(bins[kept], minlength=int(bins.max()) + 1).astype(np.float64)
+    return _Bins(bins, kept, number) if np.count_nonzero(number) >= _LEAST_BINS else None
+
+
 def _fit(image: Image, valid: Valid, centre: NDArray[np.float64]) -> _Fit | None:
     """Step of the centre, its covariance, and what the profile leaves."""
     y, x = np.indices(image.shape, dtype=np.float64)
     down, across = y - centre[0], x - centre[1]
     radius = np.hypot(down, across)
-    bins = np.rint(radius - radius[valid].min()).astype(int)
-    counted = valid & (radius > 0.5)
-    level = np.maximum(image, 0.05 * max(float(image[valid].mean()), np.finfo(float).tiny))
-    number = np.bincount(bins[counted], minlength=int(bins.max()) + 1).astype(float)
-    kept = counted & (number[bins] >= 8)
-    if np.unique(bins[kept]).size < 6:
+    rings = _binned_radius(radius, valid)
+    if rings is None:
         return None
-
-    def around(values: Image) -> Image:
-        """Mean of the values over each bin of the radius."""
-        total = np.bincount(bins[kept], weights=values[kept], minlength=number.size)
-        return np.divide(total, number, out=np.zeros_like(total), where=number > 0)
-
-    known = np.flatnonzero(np.bincount(bins[kept], minlength=number.size))
-    places, profile = around(radius)[known], around(image)[known]
-    weight = np.where(kept, 1.0 / around(level)[bins].clip(min=level.min()), 0.0)
-    residual = np.where(kept, image - np.interp(radius, places, profile), 0.0)
+    known = rings.number > 0
+    places, profile = rings.mean(radius)[known], rings.mean(image)[known]
+    floor = 0.05 * max(float(image[valid].mean()), np.finfo(float).tiny)
+    weight = np.where(rings.kept, 1.0 / np.maximum(rings.mean(image), floor)[rings.bins], 0.0)
     slope = np.interp(radius, places, np.gradient(profile, places))
     regressors = np.stack([-slope * part / np.maximum(radius, 0.5) for part in (down, across)])
-    regressors -= np.stack([around(one)[bins] for one in regressors])
-    residual = np.where(kept, residual - around(residual)[bins], 0.0)
+    # What is the same all round a ring belongs to the profile.
+    regressors -= np.stack([rings.mean(one)[rings.bins] for one in regressors])
+    residual = np.where(rings.kept, image - np.interp(radius, places, profile), 0.0)
+    residual = np.where(rings.kept, residual - rings.mean(residual)[rings.bins], 0.0)
     normal = np.einsum("iyx,jyx,yx->ij", regressors, regressors, weight)
     if not np.linalg.cond(normal) < 1e8:
         return None

@@ -96,7 +96,7 @@ def symmetry_centre(
         return NoSymmetry(f"the image turned by 180 degrees does not match itself ({words})")
     middle = (np.array(part.shape) - 1) / 2
     inside = middle + found.shift / 2
-    centre = inside + (window[0].start, window[1].start)
+    centre = inside + np.array([window[0].start, window[1].start])
     covariance = _covariance(part, seen, inside, reference.smoothing_px)
     if covariance is None:
         return NoSymmetry("the symmetric area has no structure along one of the axes")
@@ -112,8 +112,8 @@ def background_centre(image: Image, valid: Valid) -> Point:
         As for `symmetry_centre`.
     """
     factor = max(1, round(max(image.shape) / COARSE_PX))
-    binned, seen = binned(image, valid, factor)
-    filled = smoothing.fill_invalid(binned, seen)
+    small, seen = binned(image, valid, factor)
+    filled = smoothing.fill_invalid(small, seen)
     low = ndimage.percentile_filter(filled, BACKGROUND_PERCENTILE, size=COARSE_PX // 8 + 1)
     low = ndimage.gaussian_filter(low, 3.0)
     ncc = correlate_masked(low, turned(low), seen, turned(seen), overlap_ratio=0.3)
