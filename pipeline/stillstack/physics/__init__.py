@@ -1,0 +1,1 @@
+"""What is computed from averages: differences, profiles, centres, independent checks."""
