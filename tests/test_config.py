@@ -59,6 +59,13 @@ CHANGES: list[tuple[str, Any]] = [
     ("alignment.interpolation", "linear"),
     ("alignment.dtype", "float32"),
     ("alignment.canvas", "common"),
+    ("correction.dark", "/dark.tif"),
+    ("correction.gain", "/gain.tif"),
+    ("correction.defects", [[5, 7]]),
+    ("exclude.frames", [3, "10-20"]),
+    ("exclude.time", [[0, 60]]),
+    ("exclude.values", {"scan": [3]}),
+    ("exclude.expression", "delay > 5"),
 ]
 NO_CHANGES: list[tuple[str, Any]] = [
     ("output.path", "/elsewhere"),
@@ -158,6 +165,33 @@ def test_another_image_is_another_result() -> None:
         )
     }
     assert len(digests) == 4
+
+
+def test_runs_that_an_older_version_began_can_be_finished() -> None:
+    """The digest that version 0.1.0 made, before there were the sections correction and exclude."""
+    older = make_config({"input": {"path": "/a"}, "output": {"path": "/b"}})
+    assert config_digest(older) == "7472c3c2cf9e59c9"
+    written_out = make_config(
+        {
+            "input": {"path": "/a"},
+            "output": {"path": "/b"},
+            "correction": {"dark": None},
+            "exclude": {"frames": [], "values": {}},
+        }
+    )
+    assert config_digest(written_out) == "7472c3c2cf9e59c9"
+    assert not {"correction", "exclude"} & set(result_settings(older))
+
+
+def test_the_order_in_which_frames_are_left_out_is_no_other_result() -> None:
+    one, other = (
+        make_config({**LEAST, "exclude": rules, "correction": {"defects": defects}})
+        for rules, defects in (
+            ({"frames": [5, "7-9", 5], "values": {"scan": [2, 1]}}, [[1, 2], [0, 3]]),
+            ({"frames": ["7 - 9", "5"], "values": {"scan": ["1", 2.0]}}, [[0, 3], [1, 2], [1, 2]]),
+        )
+    )
+    assert config_digest(one) == config_digest(other)
 
 
 def test_the_digest_does_not_change_between_processes_or_versions() -> None:

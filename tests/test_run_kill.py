@@ -168,6 +168,29 @@ def test_a_client_killed_before_the_first_block_leaves_nothing_in_the_way(
     assert stored(command.path) == expected(small_config, tmp_path, undisturbed)
 
 
+def test_a_killed_run_that_corrects_and_leaves_out_frames_is_finished_the_same(
+    small_config: Any, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "dark.npy", np.random.default_rng(3).poisson(2, (128, 128)))
+    small_config["correction"] = {"dark": str(tmp_path / "dark.npy"), "defects": [[5, 9]]}
+    small_config["exclude"] = {"frames": ["1:60:5", "12-23"]}
+    undisturbed = {**small_config["output"], "path": str(tmp_path / "undisturbed.zarr")}
+    run({**small_config, "output": undisturbed})
+    command = Command(small_config, tmp_path)
+    try:
+        for blocks in (1, 6):
+            process = command.start()
+            command.wait_for_blocks(blocks, process)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        assert len(command.done()) < N_BLOCKS
+        command.finish()
+    finally:
+        command.clean_up()
+    assert sorted(command.done()) == list(range(N_BLOCKS))
+    assert stored(command.path) == stored(undisturbed["path"])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_told_to_stop_ends_at_a_block_and_resumes(
     command: Command,

@@ -194,6 +194,7 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
         maker = ReferenceMaker(
             source, config.reference, valid, reference_valid, settings, left_out=left_out
         )
+        found.check(lambda: maker.numbers)
         found.check(lambda: inspection.check_reference(maker, kept))
     _note_sizes(config, sizes.layout, source, found)
     made = Plan(
