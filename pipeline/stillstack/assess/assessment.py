@@ -12,16 +12,15 @@ import numpy as np
 from dask.base import compute as dask_compute
 from dask.delayed import delayed
 from dask.system import CPU_COUNT
-from numpy.typing import NDArray
 
+from stillstack.assess.gathering import gather
 from stillstack.assess.halves import Compute
 from stillstack.assess.ladder import OWN, next_factor
-from stillstack.assess.material import Material, gather
+from stillstack.assess.material import Material
 from stillstack.assess.result import Assessment, DoseRow, row_of
 from stillstack.assess.trials import TRIAL_DTYPE, run_trials
 from stillstack.config import RunConfig, load_config, make_config
 from stillstack.errors import InputError
-from stillstack.kernels.registration import Reference
 from stillstack.plan import Plan
 from stillstack.plan import plan as make_plan
 
@@ -35,6 +34,8 @@ SECONDS: Final = 120.0
 _FEWEST_TRIALS: Final = 40
 _TRIALS_PER_TASK: Final = 8
 _TYPICAL_DOSES: Final = 9
+# The user's frames differ in brightness, and their error bars with it.
+_ALIKE: Final = 1.3
 
 
 def assess(
@@ -88,13 +89,13 @@ def assess(
         )
     plan = _plan_of(config).refuse()
     material = gather(plan, seed, compute)
-    counter = _Counter(progress)
-    n_trials = trials or _affordable(material, seconds)
+    series = _Series(
+        material, trials or _affordable(material, seconds), _Counter(progress), compute
+    )
     rows: dict[float, DoseRow] = {}
     while (factor := next_factor(_landed(rows), material.most)) is not None:
-        counter.expect(n_trials * max(len(rows) + 1, _TYPICAL_DOSES))
-        rows[factor] = _dose(material, factor, len(rows), n_trials, counter, compute)
-    return Assessment(
+        rows[factor] = series.at(factor, len(rows))
+    found = Assessment(
         doses=tuple(rows[factor] for factor in sorted(rows, reverse=True)),
         gain=material.noise[0],
         read_noise=material.noise[1],
@@ -104,6 +105,7 @@ def assess(
         frames_std=material.frames_std,
         notes=material.notes,
     )
+    return replace(found, notes=(*found.notes, *_doubts(found)))
 
 
 class _Counter:
@@ -112,50 +114,68 @@ class _Counter:
     def __init__(self, tell: OnTrials | None) -> None:
         self._tell = tell
         self._done = 0
-        self._total = 0
 
-    def expect(self, total: int) -> None:
-        """Say how many trials there will be."""
-        self._total = total
-
-    def add(self, number: int) -> None:
-        """Say that some are done."""
+    def add(self, number: int, total: int) -> None:
+        """Say that some more are done, of so many that are expected."""
         self._done += number
         if self._tell is not None:
-            self._tell(self._done, max(self._done, self._total), 0)
+            self._tell(self._done, max(self._done, total), 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Series:
+    """Trials at one dose after the other."""
+
+    material: Material
+    n_trials: int
+    counter: _Counter
+    compute: Compute
+
+    def at(self, factor: float, rung: int) -> DoseRow:
+        """Return what the trials at a dose come to; `rung` says which one it is."""
+        material, n_trials = self.material, self.n_trials
+        expected = n_trials * max(rung + 1, _TYPICAL_DOSES)
+        dose = factor * material.dose
+        try:
+            reference = material.reference_at(factor)
+        except InputError:  # nothing in it stands out of the noise
+            self.counter.add(n_trials, expected)
+            return row_of(factor, dose, np.empty(0, TRIAL_DTYPE), n_trials)
+        bench = delayed(material.bench, name=f"bench-{material.token}", traverse=False)
+        held = delayed(reference, name=f"reference-{reference.digest}", traverse=False)
+        task = delayed(run_trials, pure=False)
+        found: list[Any] = []
+        for numbers in _portions(n_trials, _TRIALS_PER_TASK * 2 * CPU_COUNT):
+            tasks = [
+                task(bench, held, factor, rung, some)
+                for some in _portions(len(numbers), _TRIALS_PER_TASK, numbers.start)
+            ]
+            found += self.compute(*tasks)
+            self.counter.add(len(numbers), expected)
+        return row_of(factor, dose, np.concatenate(found), n_trials)
+
+
+def _portions(number: int, size: int, first: int = 0) -> list[range]:
+    """Return so many numbers from the first on, a few in each range."""
+    stop = first + number
+    return [range(i, min(i + size, stop)) for i in range(first, stop, size)]
 
 
 def _landed(rows: Mapping[float, DoseRow]) -> dict[float, float]:
     return {factor: row.landed for factor, row in rows.items()}
 
 
-def _dose(
-    material: Material,
-    factor: float,
-    rung: int,
-    n_trials: int,
-    counter: _Counter,
-    compute: Compute,
-) -> DoseRow:
-    dose = factor * material.dose
-    try:
-        reference = material.reference_at(factor)
-    except InputError:  # nothing stands out of the noise
-        counter.add(n_trials)
-        return row_of(factor, dose, np.empty(0, TRIAL_DTYPE), n_trials)
-    bench = delayed(material.bench, name=f"bench-{material.token}", traverse=False)
-    held = delayed(reference, name=f"reference-{reference.digest}", traverse=False)
-    task = delayed(run_trials, pure=False)
-    at_once = _TRIALS_PER_TASK * 2 * CPU_COUNT
-    found = []
-    for first in range(0, n_trials, at_once):
-        last = min(first + at_once, n_trials)
-        numbers = [
-            range(i, min(i + _TRIALS_PER_TASK, last)) for i in range(first, last, _TRIALS_PER_TASK)
-        ]
-        found += compute(*(task(bench, held, factor, rung, some) for some in numbers))
-        counter.add(last - first)
-    return row_of(factor, dose, np.concatenate(found), n_trials)
+def _doubts(found: Assessment) -> tuple[str, ...]:
+    """Hold the trials' error bars against those of the user's own frames."""
+    with np.errstate(invalid="ignore"):
+        ratio = np.divide(found.frames_std, found.own.predicted)
+    if np.all((ratio > 1 / _ALIKE) & (ratio < _ALIKE)) or not np.isfinite(ratio).all():
+        return ()
+    y, x = found.frames_std
+    own = f"The error bars of the frames themselves are {y:.2g} px in y and {x:.2g} px in x"
+    times = f"{ratio.min():.2g} to {ratio.max():.2g} times those of the trials"
+    cause = "they hold something that is neither this scene nor photon noise"
+    return (f"{own}, {times}: {cause}, or registration.gain is not theirs.",)
 
 
 def _affordable(material: Material, seconds: float) -> int:

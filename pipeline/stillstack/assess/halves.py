@@ -28,6 +28,8 @@ Compute = Callable[..., tuple[Any, ...]]
 
 _FRAMES_PER_TASK: Final = 4
 _TASKS_AT_ONCE: Final = 8
+# Simulated frames draw from the streams of their own numbers.
+_STREAM: Final = 2**60
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +85,11 @@ def register_spread(
 ) -> xr.Dataset:
     """Table of shifts of chosen frames; those that cannot be read are blank."""
     step = _FRAMES_PER_TASK * _TASKS_AT_ONCE
-    tables = []
+    tables: list[xr.Dataset] = []
     for first in range(0, len(numbers), step):
         spread = SpreadSource(source, numbers[first : first + step])
         tables += compute(graph.register(stack_of(spread, chunk_frames=1), reference))
-    found: xr.Dataset = xr.concat(tables, "frame", combine_attrs="drop_conflicts")
-    return found
+    return xr.concat(tables, "frame", combine_attrs="drop_conflicts")
 
 
 def divided_sums(
@@ -97,6 +98,7 @@ def divided_sums(
     table: xr.Dataset,
     reference: Reference,
     division: Division,
+    *,
     compute: Compute,
 ) -> Halves:
     """Add up frames, aligned by the shifts of a table, each event in one of two sums.
@@ -119,6 +121,7 @@ def divided_sums(
     held = delayed(reference, name=f"reference-{reference.digest}", traverse=False)
     shifts, status = table["shift"].values, table["status"].values
     task = delayed(_divided, pure=False)
+    frames = delayed(source, name=f"{SpreadSource(source, numbers).token}-frames", traverse=False)
     groups = [
         range(first, min(first + _FRAMES_PER_TASK, len(numbers)))
         for first in range(0, len(numbers), _FRAMES_PER_TASK)
@@ -126,7 +129,7 @@ def divided_sums(
     total: Halves | None = None
     for first in range(0, len(groups), _TASKS_AT_ONCE):
         tasks = [
-            task(source, [(numbers[i], shifts[i], int(status[i])) for i in group], held, division)
+            task(frames, [(numbers[i], shifts[i], int(status[i])) for i in group], held, division)
             for group in groups[first : first + _TASKS_AT_ONCE]
         ]
         for part in compute(*tasks):
@@ -149,7 +152,7 @@ def _divided(
         frame = source.read(number, number + 1)[0]
         valid = frame_validity(frame, reference, shift, status)
         raw = np.where(valid, frame, np.nan)
-        part = thin(raw, division.share, division.noise, generator(division.seed, number))
+        part = thin(raw, division.share, division.noise, generator(division.seed, _STREAM + number))
         for k, image in enumerate((part, raw - part)):
             lies = division.as_they_lie and k == 0
             moved = image if lies else resample_frame(image, shift, valid=valid).image

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, ndimage
 
 from stillstack.kernels.smoothing import fill_invalid
 
@@ -28,6 +28,8 @@ _RINGS: Final = 128
 _AGREES: Final = 3.0
 # Part of the squared gradients that may lie above the limit.
 _LEFT_OUT: Final = 0.002
+_HIGHEST: Final = 0.5
+_FADE_PX: Final = 3
 _ROLL_OFF: Final = 1.3
 _DARKEST: Final = 1e-3
 
@@ -90,39 +92,69 @@ def moving_scene(image: Image, known: Valid, other: Image, furthest_px: float) -
     furthest_px
         Largest shift that will be asked for.
     """
-    margin = int(np.ceil(furthest_px)) + _MARGIN_PX
     mean = float(image[known].mean())
-    padded, padding = _padded(fill_invalid(np.where(known, image, mean), known), margin, mean)
+    filled, compared = (fill_invalid(np.where(known, i, mean), known) for i in (image, other))
+    padded, padding = _padded(filled, int(np.ceil(furthest_px)) + _MARGIN_PX, mean)
+    limit = signal_limit(filled, compared, known)
     spectrum = fft.rfft2(padded)
-    compared = fft.rfft2(_padded(fill_invalid(np.where(known, other, mean), known), margin, mean)[0])
-    radius = np.hypot(
-        fft.fftfreq(padded.shape[0])[:, None], fft.rfftfreq(padded.shape[1])[None, :]
-    )
-    limit = signal_limit(spectrum, compared, radius)
-    spectrum *= _low_pass(radius, limit)
+    spectrum *= _low_pass(_radius(padded.shape), limit)
     height, width = image.shape
     return MovingScene(spectrum, (height, width), padding, limit, _DARKEST * max(mean, 0.0))
 
 
-def signal_limit(
-    one: NDArray[np.complex128], other: NDArray[np.complex128], radius: Image
-) -> float:
+def signal_limit(image: Image, other: Image, known: Valid) -> float:
     """Spatial frequency, cycles per pixel, under which two images of one scene agree.
 
     Rings of frequencies in which the images' product is above its chance level hold signal; of
-    the squared gradients in them, next to nothing lies above the limit.
+    the squared gradients in them, next to nothing lies above the limit. Borders and holes, which
+    both images have in common, are faded out first.
+
+    Parameters
+    ----------
+    image, other
+        (y, x), with noise of their own.
+    known
+        True where they have values.
+
+    Examples
+    --------
+    >>> y, x = np.mgrid[:128, :128]
+    >>> wave = 100 + 20 * np.cos(2 * np.pi * 0.2 * x)
+    >>> rng = np.random.default_rng(0)
+    >>> one, other = rng.poisson(wave), rng.poisson(wave)
+    >>> 0.2 < signal_limit(one, other, np.ones((128, 128), bool)) < 0.22
+    True
     """
-    ring = np.minimum((radius * (_RINGS / np.sqrt(0.5))).astype(np.intp), _RINGS - 1).ravel()
-    product = (one * np.conj(other)).ravel()
-    together = np.bincount(ring, product.real, _RINGS)
-    # the scene itself has no part in the imaginary part, however few of its frequencies stand out
-    chance = np.sqrt(np.bincount(ring, product.imag**2, _RINGS))
-    centre = (np.arange(_RINGS) + 0.5) * np.sqrt(0.5) / _RINGS
+    window = _faded(known)
+    if not window.any():
+        return _HIGHEST
+    one, two = (fft.rfft2((i - np.average(i, weights=window)) * window) for i in (image, other))
+    ring = (_radius(known.shape) * (_RINGS / _HIGHEST)).astype(np.intp).ravel()
+    product = (one * np.conj(two)).ravel()
+    # What fits into no whole ring says little.
+    together = np.bincount(ring, product.real, _RINGS)[:_RINGS]
+    # The scene itself has no part in the imaginary part, however few of its frequencies stand out.
+    chance = np.sqrt(np.bincount(ring, product.imag**2, _RINGS))[:_RINGS]
+    centre = (np.arange(_RINGS) + 0.5) * _HIGHEST / _RINGS
     signal = np.where(together > _AGREES * chance, together, 0.0) * centre**2
     if not signal.any():
         return float(centre[0])
     above = 1.0 - np.cumsum(signal) / signal.sum()
     return float(centre[int(np.argmax(above <= _LEFT_OUT))])
+
+
+def _faded(known: Valid) -> Image:
+    """One well inside what is known, zero outside, smooth between."""
+    # Lone dead pixels, which are filled in well, are no borders.
+    closed = ndimage.binary_closing(np.pad(known, _FADE_PX, mode="edge"), iterations=2)
+    whole = closed[_FADE_PX:-_FADE_PX, _FADE_PX:-_FADE_PX] | known
+    inside = ndimage.binary_erosion(whole, iterations=3 * _FADE_PX)
+    return np.asarray(ndimage.gaussian_filter(inside.astype(float), _FADE_PX, mode="constant"))
+
+
+def _radius(shape: tuple[int, ...]) -> Image:
+    """Spatial frequencies of a real transform, cycles per pixel."""
+    return np.asarray(np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None, :]))
 
 
 def _low_pass(radius: Image, limit: float) -> Image:
@@ -136,8 +168,7 @@ def _padded(image: Image, margin: int, mean: float) -> tuple[Image, tuple[int, i
     sizes = [fft.next_fast_len(n + 2 * margin, real=True) for n in image.shape]
     before = [(size - n) // 2 for size, n in zip(sizes, image.shape, strict=True)]
     widths = [
-        (first, size - n - first)
-        for first, size, n in zip(before, sizes, image.shape, strict=True)
+        (first, size - n - first) for first, size, n in zip(before, sizes, image.shape, strict=True)
     ]
     fades = [
         np.pad(np.ones(n), width, mode="linear_ramp", end_values=0.0)

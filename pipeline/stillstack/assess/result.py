@@ -159,26 +159,19 @@ class Assessment:
         """Labelled lines for the command line."""
         lines = [("data", self.sentence)]
         lines += [(f"{row.dose:.3g} counts", _line(row)) for row in self.doses]
-        smallest = self.smallest_dose
-        lines.append(
-            (
-                "smallest",
-                f"at {smallest:.2g} counts a pixel {ENOUGH_LANDED:.0%} still land within "
-                f"{LANDED_PX:g} px"
-                if smallest is not None
-                else f"at no dose that was tried {ENOUGH_LANDED:.0%} land within {LANDED_PX:g} px",
-            )
-        )
+        lines.append(("smallest", self._smallest()))
         y, x = self.frames_std
-        lines.append(
-            (
-                "frames",
-                f"{self.n_frames} of them made the scene; their own error bars are {y:.2g} px in y "
-                f"and {x:.2g} px in x (median)",
-            )
-        )
+        own = f"their own error bars are {y:.2g} px in y and {x:.2g} px in x (median)"
+        lines.append(("frames", f"{self.n_frames} of them made the scene; {own}"))
         lines.append(("detail", f"down to {self.resolution_px:.2g} px stands out of their noise"))
         return lines + [("note", note) for note in self.notes]
+
+    def _smallest(self) -> str:
+        """Say down to which dose frames land."""
+        share, smallest = f"{ENOUGH_LANDED:.0%}", self.smallest_dose
+        if smallest is None:
+            return f"at no dose that was tried {share} land within {LANDED_PX:g} px"
+        return f"at {smallest:.2g} counts a pixel {share} still land within {LANDED_PX:g} px"
 
 
 def row_of(factor: float, dose: float, trials: NDArray[np.void], n_trials: int) -> DoseRow:

@@ -100,4 +100,4 @@ def _frame(
     if not np.issubdtype(bench.dtype, np.integer):
         return np.asarray(counts, bench.dtype)
     limits = np.iinfo(bench.dtype)
-    return np.clip(np.rint(counts), limits.min, limits.max).astype(bench.dtype)
+    return np.asarray(np.clip(np.rint(counts), limits.min, limits.max), bench.dtype)
