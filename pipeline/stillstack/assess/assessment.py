@@ -140,7 +140,7 @@ class _Series:
             reference = material.reference_at(factor)
         except InputError:  # nothing in it stands out of the noise
             self.counter.add(n_trials, expected)
-            return row_of(factor, dose, np.empty(0, TRIAL_DTYPE), n_trials)
+            return row_of(factor, dose, np.empty(0, TRIAL_DTYPE), n_trials, begins=False)
         bench = delayed(material.bench, name=f"bench-{material.token}", traverse=False)
         held = delayed(reference, name=f"reference-{reference.digest}", traverse=False)
         task = delayed(run_trials, pure=False)
@@ -152,7 +152,8 @@ class _Series:
             ]
             found += self.compute(*tasks)
             self.counter.add(len(numbers), expected)
-        return row_of(factor, dose, np.concatenate(found), n_trials)
+        begins = material.begins_at(factor)
+        return row_of(factor, dose, np.concatenate(found), n_trials, begins=begins)
 
 
 def _portions(number: int, size: int, first: int = 0) -> list[range]:

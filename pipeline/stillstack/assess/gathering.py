@@ -53,6 +53,8 @@ class _Chosen:
     share
         Part of the events in the reference's sum; 0 where the reference is one frame or an image
         that is not among them.
+    as_they_lie
+        Whether the frames of the reference's sum are not aligned.
     """
 
     made: ReferenceImage
@@ -61,6 +63,12 @@ class _Chosen:
     table: xr.Dataset
     halves: Halves
     share: float
+    as_they_lie: bool
+
+    @property
+    def refined(self) -> bool:
+        """Whether the reference is a sum of aligned frames."""
+        return self.share > 0.0 and not self.as_they_lie
 
     @property
     def n_good(self) -> int:
@@ -87,6 +95,7 @@ def gather(plan: Plan, seed: int, compute: Compute) -> Material:
         valid=valid,
         n_reference=n_reference,
         fixed=_kind_of(plan) == "image",
+        begun_with_one=plan.config.reference.kind == "mean" and chosen.refined,
         settings=plan.settings,
         dose=dose,
         most=MORE if brightest * MORE < _saturation(plan) else OWN,
@@ -122,7 +131,7 @@ def _choose(plan: Plan, seed: int, compute: Compute) -> _Chosen:
     division = Division(share, (_gain_of(plan), plan.read_noise), seed, as_they_lie)
     chosen = tuple(numbers[i] for i in kept)
     halves = divided_sums(source, chosen, good, start, division, compute=compute)
-    return _Chosen(made, start.digest, len(numbers), good, halves, share)
+    return _Chosen(made, start.digest, len(numbers), good, halves, share, as_they_lie)
 
 
 def _bench(

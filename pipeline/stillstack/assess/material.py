@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from stillstack.assess.ladder import OWN
 from stillstack.assess.thinning import Noise, thin
-from stillstack.assess.trials import Bench
+from stillstack.assess.trials import Bench, draw_frame
+from stillstack.errors import InputError
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.scene import generator
 
@@ -32,6 +33,8 @@ class Material:
         Frames that its noise is worth.
     fixed
         Whether it is an image of the user's, the same at any dose.
+    begun_with_one
+        Whether a run begins its reference with a single frame.
     settings
         Keywords of `prepare_reference`.
     dose
@@ -55,6 +58,7 @@ class Material:
     valid: NDArray[np.bool_]
     n_reference: float
     fixed: bool
+    begun_with_one: bool
     settings: dict[str, Any]
     dose: float
     most: float
@@ -85,12 +89,24 @@ class Material:
         if factor > OWN:
             return self.prepared(self.image * factor, self.n_reference / factor)
         gain, read_noise = self.noise
-        rng = generator(self.seed, _STREAM + round(1e6 * factor))
+        rng = generator(self.seed, _STREAM + 2 * round(1e6 * factor))
         part = thin(self.image * self.n_reference, factor, (gain, 0.0), rng)
         # less light makes no less read noise: what thinning took of it is given back
         lost = read_noise * np.sqrt(self.n_reference * (1.0 - factor**2))
         part += rng.normal(0.0, lost, part.shape) if read_noise > 0.0 else 0.0
         return self.prepared(part / self.n_reference, self.n_reference)
+
+    def begins_at(self, factor: float) -> bool:
+        """Whether a run at another dose could begin its reference."""
+        if not self.begun_with_one:
+            return True
+        rng = generator(self.seed, _STREAM + 2 * round(1e6 * factor) + 1)
+        frame = draw_frame(self.bench, np.median(self.bench.shifts, axis=0), factor, rng)
+        try:
+            prepare_reference(frame, self.bench.valid, **self.settings)
+        except InputError:  # nothing in it stands out of the noise
+            return False
+        return True
 
     def prepared(self, image: NDArray[np.float64], n_frames: float) -> Reference:
         """Make an image ready with the user's settings."""

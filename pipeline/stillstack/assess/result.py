@@ -44,6 +44,9 @@ class DoseRow:
         Root mean square of ``shift_std``, px.
     pull
         Root mean square of errors about the bias in units of ``shift_std``.
+    begins
+        Whether data of this dose can begin a reference of its own. The trials have an aligned one
+        of their dose either way.
     """
 
     factor: float
@@ -55,6 +58,7 @@ class DoseRow:
     rms: Pair
     predicted: Pair
     pull: Pair
+    begins: bool
 
     @property
     def rms_std(self) -> float:
@@ -102,7 +106,7 @@ class Assessment:
     def smallest_dose(self) -> float | None:
         """Lowest dose, counts a pixel, at which 99 % land within a pixel; None if at none."""
         factor = smallest_factor({row.factor: row.landed for row in self.doses})
-        return None if factor is None else factor / self.own.factor * self.own.dose
+        return next((row.dose for row in self.doses if row.factor == factor), None)
 
     @property
     def sentence(self) -> str:
@@ -164,17 +168,21 @@ class Assessment:
         own = f"their own error bars are {y:.2g} px in y and {x:.2g} px in x (median)"
         lines.append(("frames", f"{self.n_frames} of them made the scene; {own}"))
         lines.append(("detail", f"down to {self.resolution_px:.2g} px stands out of their noise"))
-        return lines + [("note", note) for note in self.notes]
+        return lines
 
     def _smallest(self) -> str:
         """Say down to which dose frames land."""
         share, smallest = f"{ENOUGH_LANDED:.0%}", self.smallest_dose
         if smallest is None:
             return f"at no dose that was tried {share} land within {LANDED_PX:g} px"
-        return f"at {smallest:.2g} counts a pixel {share} still land within {LANDED_PX:g} px"
+        begins = next(row.begins for row in self.doses if row.dose == smallest)
+        how = "" if begins else ", on a reference from elsewhere: one such frame cannot begin one"
+        return f"at {smallest:.2g} counts a pixel {share} still land within {LANDED_PX:g} px{how}"
 
 
-def row_of(factor: float, dose: float, trials: NDArray[np.void], n_trials: int) -> DoseRow:
+def row_of(
+    factor: float, dose: float, trials: NDArray[np.void], n_trials: int, *, begins: bool
+) -> DoseRow:
     """Sum up the trials of one dose.
 
     Parameters
@@ -185,6 +193,8 @@ def row_of(factor: float, dose: float, trials: NDArray[np.void], n_trials: int) 
         Rows of :data:`~stillstack.assess.trials.TRIAL_DTYPE`.
     n_trials
         How many there should be: where the reference cannot be used at all, there are none.
+    begins
+        Whether a reference can be begun at this dose.
     """
     good = trials[is_good(trials["status"])]
     error = good["shift"] - good["truth"]
@@ -199,7 +209,16 @@ def row_of(factor: float, dose: float, trials: NDArray[np.void], n_trials: int) 
         predicted = _pair(np.sqrt(np.mean(good["shift_std"] ** 2, axis=0)))
         pull = _pair(np.sqrt(np.mean((about / good["shift_std"]) ** 2, axis=0) * freedom))
     return DoseRow(
-        factor, dose, n_trials, len(good) / n_trials, landed / n_trials, bias, rms, predicted, pull
+        factor=factor,
+        dose=dose,
+        n_trials=n_trials,
+        good=len(good) / n_trials,
+        landed=landed / n_trials,
+        bias=bias,
+        rms=rms,
+        predicted=predicted,
+        pull=pull,
+        begins=begins,
     )
 
 

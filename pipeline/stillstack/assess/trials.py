@@ -74,7 +74,7 @@ def run_trials(
     for row, number in zip(rows, numbers, strict=True):
         truth = _shift(bench, number)
         rng = generator(bench.seed, _STREAM + (rung + 1) * 2**32 + number)
-        found = register_frame(_frame(bench, truth, factor, rng), reference)
+        found = register_frame(draw_frame(bench, truth, factor, rng), reference)
         row["truth"] = truth
         row["shift"] = found.shift
         row["shift_std"] = found.shift_std
@@ -89,9 +89,22 @@ def _shift(bench: Bench, number: int) -> NDArray[np.float64]:
     return np.asarray(nearby + rng.uniform(-0.5, 0.5, 2), np.float64)
 
 
-def _frame(
+def draw_frame(
     bench: Bench, shift: NDArray[np.float64], factor: float, rng: np.random.Generator
 ) -> NDArray[Any]:
+    """Frame whose registering shift is ``shift``, with fresh noise, as the detector would give it.
+
+    Parameters
+    ----------
+    bench
+        What is seen.
+    shift
+        (y, x), px.
+    factor
+        Dose in units of the data's own.
+    rng
+        Of the noise.
+    """
     gain, read_noise = bench.noise
     expected = np.where(bench.valid, bench.scene.expected(shift), bench.behind)
     counts = rng.poisson(expected * (factor / gain)) * gain

@@ -4,10 +4,10 @@ Each module holds the commands of one kind. Heavy imports are inside the command
 quick.
 """
 
-from stillstack.cli import making, planning, running, looking  # noqa: I001  # the order of --help
+from stillstack.cli import making, planning, assessing, running, looking  # noqa: I001  # the order of --help
 from stillstack.cli.app import app
 
-__all__ = ["app", "looking", "main", "making", "planning", "running"]
+__all__ = ["app", "assessing", "looking", "main", "making", "planning", "running"]
 
 
 def main() -> None:
