@@ -37,6 +37,7 @@ STAGE_WORDS: Final = {
     "apply": "aligning",
     "ingest": "copying",
     "simulate": "simulating",
+    "assess": "registering trials",
     "verify": "reading what was written",
     "reduce": "averaging",
 }

@@ -4,10 +4,17 @@ Each module holds the commands of one kind. Heavy imports are inside the command
 quick.
 """
 
-from stillstack.cli import making, planning, running, looking, reducing  # noqa: I001  # the order of --help
+from stillstack.cli import (  # noqa: I001  # the order of --help
+    making,
+    planning,
+    assessing,
+    running,
+    looking,
+    reducing,
+)
 from stillstack.cli.app import app
 
-__all__ = ["app", "looking", "main", "making", "planning", "reducing", "running"]
+__all__ = ["app", "assessing", "looking", "main", "making", "planning", "reducing", "running"]
 
 
 def main() -> None:
