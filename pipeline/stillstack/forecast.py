@@ -153,7 +153,7 @@ def block_seconds(layout: Layout, measured: Calibration, source_chunk: int = 1) 
 
 def start_seconds(layout: Layout, measured: Calibration, reference: ReferenceConfig) -> float:
     """Seconds from the command to the first block."""
-    prepared = 2 * reference.refine + 1
+    prepared = reference.refine + 1
     several = reference.kind in ("mean", "median") or reference.refine > 0
     wanted = layout.n_frames if isinstance(reference.frames, str) else reference.frames
     frames = min(wanted, layout.n_frames) if several else 1
@@ -161,8 +161,8 @@ def start_seconds(layout: Layout, measured: Calibration, reference: ReferenceCon
     moved = frames * (measured.register + measured.align) / measured.frames
     making = prepared * measured.preparing + (1 + 2 * reference.refine) * read
     making += reference.refine * moved
-    # the coordinator starts, then the workers do, and each prepares the reference for itself
-    each = measured.starting + measured.preparing + measured.warming
+    # the coordinator starts, then the workers do, and each reads what the coordinator prepared
+    each = measured.starting + measured.loading + measured.warming
     return measured.starting + making + CLUSTER_SECONDS + each
 
 

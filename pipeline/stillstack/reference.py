@@ -257,31 +257,36 @@ class ReferenceMaker:
         numbers = self._ordinary_numbers()
         middle = (numbers[0] + numbers[-1]) / 2
         starts = sorted(numbers, key=lambda number: (abs(number - middle), number))
-        best: tuple[int, ReferenceImage, xr.Dataset] | None = None
+        best: tuple[int, ReferenceImage, Reference, xr.Dataset] | None = None
         for start in starts[:_CANDIDATES]:
             made = self._restricted(self._single(start))
-            table = self._table(made, numbers)
+            reference = self.prepared(made.refuse_blank())
+            table = self._table(reference, numbers)
             n_good = int(is_good(table.status).sum())
             if best is None or n_good > best[0]:
-                best = (n_good, made, table)
+                best = (n_good, made, reference, table)
             if n_good >= len(numbers) / 2:
                 break
         if best is None or best[0] == 0:
             return self._restricted(self._single(starts[0]))
-        return self._centred(self._aligned_mean(best[1], numbers, best[2]), best[2])
+        _, made, reference, table = best
+        return self._centred(self._aligned_mean(made, reference, numbers, table), table)
 
     def _refined(self, made: ReferenceImage) -> ReferenceImage:
         """Average of the spread frames that are good when registered to an image."""
-        numbers = self.numbers
-        table = self._table(made, numbers)
+        numbers, reference = self.numbers, self.prepared(made)
+        table = self._table(reference, numbers)
         if not bool(is_good(table.status).any()):
             return replace(made, notes=(*made.notes, "no frame was good enough to refine with"))
-        return self._aligned_mean(made, numbers, table)
+        return self._aligned_mean(made, reference, numbers, table)
 
     def _aligned_mean(
-        self, made: ReferenceImage, numbers: tuple[int, ...], table: xr.Dataset
+        self,
+        made: ReferenceImage,
+        reference: Reference,
+        numbers: tuple[int, ...],
+        table: xr.Dataset,
     ) -> ReferenceImage:
-        reference = self.prepared(made)
         good = np.flatnonzero(is_good(table.status.values))
         total = np.zeros(self.valid.shape)
         count = np.zeros(self.valid.shape, np.int64)
@@ -314,8 +319,7 @@ class ReferenceMaker:
             valid=_displaced(made.valid, dy, dx, np.False_),
         )
 
-    def _table(self, made: ReferenceImage, numbers: tuple[int, ...]) -> xr.Dataset:
-        reference = self.prepared(made.refuse_blank())
+    def _table(self, reference: Reference, numbers: tuple[int, ...]) -> xr.Dataset:
         lazy = [graph.register(self._stack(group), reference) for group in _groups(numbers)]
         tables = [self.compute(table)[0] for table in lazy]
         found: xr.Dataset = xr.concat(

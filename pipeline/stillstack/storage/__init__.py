@@ -23,6 +23,7 @@ from stillstack.storage.identity import OutputState, inspect_output
 from stillstack.storage.ledger import AnyLedger, BlockRecord, Ledger
 from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
+from stillstack.storage.prepared import HELD_REFERENCES
 from stillstack.storage.reductionstore import (
     GroupWriter,
     ReductionStore,
@@ -43,6 +44,7 @@ from stillstack.storage.template import RunTemplate
 
 __all__ = [
     "CHUNKS_IN_FLIGHT",
+    "HELD_REFERENCES",
     "AnyLedger",
     "BlockRecord",
     "BlockStore",
