@@ -31,7 +31,7 @@ from stillstack.storage.reductionstore import (
     open_reduction,
 )
 from stillstack.storage.runstore import RunStore, open_run
-from stillstack.storage.sharing import meet, meeting_folder, unmet
+from stillstack.storage.sharing import meet, meeting_place, unmet
 from stillstack.storage.space import (
     check_space,
     check_writable,
@@ -69,7 +69,7 @@ __all__ = [
     "inspect_output",
     "lock_run",
     "meet",
-    "meeting_folder",
+    "meeting_place",
     "nearest_folder",
     "open_block_store",
     "open_reduction",
