@@ -416,7 +416,7 @@ def test_wrong_overrides_are_refused(override: str, words: str, tmp_path: Path) 
 
 
 def test_an_image_that_was_named_is_not_refined_unless_asked_for() -> None:
-    def refine(**reference: Any) -> int:
+    def refine(**reference: Any) -> int | str:
         return make_config({**LEAST, "reference": reference}).reference.refine
 
     assert [refine(), refine(kind="median"), refine(kind="first")] == [1, 1, 0]

@@ -13,16 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from distributed import Client, LocalCluster
 from typer.testing import CliRunner, Result
 
+from object_servers import DENIED, Bucket, Fault, Request
 from stillstack.checkup import check_clocks, check_memory, check_output, check_threads
 from stillstack.cli import app
 from stillstack.cluster import THREAD_CAPS
+from stillstack.errors import AccessError, InputError
 from stillstack.memory import Memory
-from stillstack.storage import meet, meeting_folder, unmet
+from stillstack.storage import RunStore, RunTemplate, lock_run, meet, meeting_place, unmet
+from stillstack.storage.remote import RemoteObjects
 from stillstack.worker_view import InputView, WorkerView
 
 make_client: Any = Client  # distributed is not typed
@@ -121,7 +125,8 @@ def test_a_sound_cluster_is_told_so_and_nothing_is_left_behind(
 
 def test_a_folder_of_an_unfinished_run_is_tried_inside(tmp_path: Path) -> None:
     (tmp_path / "out.zarr" / "run").mkdir(parents=True)
-    with meeting_folder(tmp_path / "out.zarr") as folder:
+    with meeting_place(tmp_path / "out.zarr") as folder:
+        assert isinstance(folder, Path)
         assert folder.parent == tmp_path / "out.zarr" / "run"
         assert meet(folder, "somebody") < 5.0
         assert unmet(folder, ["somebody"]) == []
@@ -247,8 +252,8 @@ VIEW = WorkerView(
     scratch="/tmp/dask",  # noqa: S108
     scratch_free=2**30,
     seen=InputView("", ""),
-    folder_lag=0.0,
-    folder_fault="",
+    output_lag=0.0,
+    output_fault="",
     clock=1000.0,
 )
 
@@ -275,15 +280,133 @@ def test_more_threads_than_cores_are_counted_by_host() -> None:
 
 
 def test_what_a_worker_wrote_and_nobody_sees_is_an_error() -> None:
-    views = {"tcp://a": VIEW, "tcp://b": replace(VIEW, name="n2-8", folder_lag=3.0)}
-    check = check_output("/data", views, ["n1-7"])
+    views = {"tcp://a": VIEW, "tcp://b": replace(VIEW, name="n2-8", output_lag=3.0)}
+    check = check_output(Path("/data"), views, ["n1-7"])
     assert [finding.level for finding in check.findings] == ["error", "warning"]
     assert "tcp://a" in check.findings[0].what
     assert "3.0 s" in check.findings[1].what
 
 
 def test_a_word_that_is_not_what_was_written_is_no_meeting(tmp_path: Path) -> None:
-    with meeting_folder(tmp_path / "out.zarr") as folder:
+    with meeting_place(tmp_path / "out.zarr") as folder:
+        assert isinstance(folder, Path)
         (folder / "word").write_text("something else")
         with pytest.raises(OSError, match="something else"):
             meet(folder, "somebody")
+
+
+# ------------------------------------------------------------------ an object store
+
+
+def stored(bucket: Bucket) -> list[str]:
+    return [key for key in RemoteObjects(bucket.place("")).keys()]  # noqa: SIM118, C416
+
+
+@pytest.fixture
+def in_store(at_address: Any, bucket: Bucket) -> Any:
+    """As at an address, with the output in an object store."""
+    place = bucket.place("runs/out.zarr")
+    at_address["output"] = {"path": place.url, "options": bucket.options}
+    return at_address
+
+
+def test_workers_that_can_use_the_store_are_told_so_and_nothing_is_left_there(
+    in_store: Any, bucket: Bucket, worker: Callable[..., None], tmp_path: Path
+) -> None:
+    worker()
+    worker()
+    code, found = examined(in_store, tmp_path)
+    assert code == 0
+    output = found["checks"]["output"]
+    assert output["state"] == "good"
+    assert "s3://" in output["summary"]
+    assert "on condition" in output["summary"]
+    put = [key for key in bucket.front.stored if "/runs/out.zarr/run/doctor-" in key]
+    assert len([key for key in put if key.endswith(".once")]) == 3  # two workers, and from here
+    assert stored(bucket) == []
+
+
+def test_a_worker_without_credentials_is_found(
+    in_store: Any, bucket: Bucket, worker: Callable[..., None], tmp_path: Path
+) -> None:
+    worker()
+    without = ("env", "-u", "AWS_ACCESS_KEY_ID", "-u", "AWS_SECRET_ACCESS_KEY")
+    worker(before=without, AWS_METADATA_ENDPOINT="http://127.0.0.1:9")
+    code, found = examined(in_store, tmp_path)
+    assert code == 1
+    output = found["checks"]["output"]
+    assert output["state"] == "error"
+    assert len(output["findings"]) == 2  # it can do nothing, and hence left nothing
+    assert "credentials" in said(output)
+    assert found["checks"]["input"]["state"] == "good"
+    assert stored(bucket) == []
+
+
+FORBIDDEN: dict[str, Callable[[Request], bool]] = {
+    "to write": lambda request: request.method == "PUT" and not request.conditional,
+    "to write on condition": lambda request: request.method == "PUT" and request.conditional,
+    "to delete": lambda request: request.method in ("DELETE", "POST"),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_a_store_that_forbids_a_kind_of_request_is_found_before_the_run(
+    bucket: Bucket, what: str
+) -> None:
+    bucket.front.fault = lambda request: DENIED if FORBIDDEN[what](request) else None
+    with (
+        pytest.raises(AccessError, match="permission is denied"),
+        meeting_place(bucket.place("out.zarr")),
+    ):
+        pass
+
+
+def test_what_only_a_worker_may_not_do_is_found_by_it(bucket: Bucket) -> None:
+    with meeting_place(bucket.place("out.zarr")) as place:
+        assert meet(place, "one") < 5.0
+        bucket.front.fault = lambda r: DENIED if r.method in ("DELETE", "POST") else None
+        with pytest.raises(AccessError, match="permission is denied"):
+            meet(place, "two")
+        bucket.front.fault = lambda _: None
+        assert unmet(place, ["one", "two", "three"]) == ["three"]
+    assert stored(bucket) == []
+
+
+def test_a_store_that_ignores_conditions_is_no_place_for_a_run(bucket: Bucket) -> None:
+    bucket.front.fault = lambda request: "blind" if request.method == "PUT" else None
+    with (
+        pytest.raises(InputError, match="If-None-Match"),
+        meeting_place(bucket.place("out.zarr")),
+    ):
+        pass
+    assert stored(bucket) == []
+
+
+def test_answers_that_are_lost_are_no_fault(bucket: Bucket) -> None:
+    seen: set[str] = set()
+
+    def lose_the_first(request: Request) -> Fault | None:
+        first = request.method == "PUT" and request.conditional and request.key not in seen
+        seen.add(request.key if first else "")
+        return "lose" if first else None
+
+    bucket.front.fault = lose_the_first
+    with meeting_place(bucket.place("out.zarr")) as place:
+        meet(place, "somebody")
+    assert bucket.front.injected["lose"] == 2
+
+
+def test_what_a_killed_doctor_left_does_not_refuse_a_run_and_is_swept(bucket: Bucket) -> None:
+    place = bucket.place("out.zarr")
+    RemoteObjects(place).put("run/doctor-killed/word", b"word")
+    with lock_run(place) as lock:
+        RunStore.create(lock, template())
+        assert not RemoteObjects(place).names("run/doctor-killed")
+        RemoteObjects(place).put("run/doctor-killed/word", b"word")
+        RunStore.resume(lock)
+        assert not RemoteObjects(place).names("run/doctor-killed")
+
+
+def template() -> RunTemplate:
+    image = np.ones((8, 8), np.float32)
+    return RunTemplate(8, (8, 8), "config", "source", image, image > 0, image > 0)

@@ -17,7 +17,13 @@ from hypothesis import strategies as st
 
 from object_servers import Bucket
 from stillstack import blockwork, prepare
-from stillstack.blockwork import Job, KeptReference, reference_of, stored_reference
+from stillstack.blockwork import (
+    Job,
+    KeptReference,
+    reference_of,
+    stored_digest,
+    stored_reference,
+)
 from stillstack.errors import RunFaultError
 from stillstack.execute import Progress
 from stillstack.kernels.registration import Reference, prepare_reference, register_frame
@@ -260,13 +266,54 @@ def test_each_job_gets_its_own_reference_and_a_few_are_held(
     assert not preparations
 
 
+def test_the_digest_of_what_a_store_holds_is_that_of_the_prepared_reference(
+    tmp_path: Path, small_stack: SimulatedStack, preparations: list[int]
+) -> None:
+    store = a_store(tmp_path / "out.zarr", small_stack, 2)
+    digest = stored_digest(store)
+    assert not preparations
+    assert digest == stored_reference(store).digest == stored_reference(store, 0).digest
+    assert digest != stored_reference(store, 1).digest
+
+
+def test_the_reference_of_a_group_is_read_without_those_of_others(
+    tmp_path: Path, small_stack: SimulatedStack
+) -> None:
+    store = a_store(tmp_path / "out.zarr", small_stack, 3)
+    expected = stored_reference(store, 1).digest
+    for other in (0, 2):
+        for name in ("reference", "reference_valid"):
+            (tmp_path / "out.zarr" / name / "c" / str(other) / "0" / "0").write_bytes(b"damaged")
+    assert stored_reference(store, 1).digest == expected
+
+
+def test_the_first_worker_that_needs_a_groups_reference_prepares_it_for_all(
+    tmp_path: Path,
+    small_stack: SimulatedStack,
+    preparations: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = a_store(tmp_path / "out.zarr", small_stack, 2)
+    job = job_of(store, KeptReference("name-1", group=1))
+    one = reference_of(job)
+    monkeypatch.setattr(blockwork, "_REFERENCES", {})  # another process
+    other = reference_of(job)
+    assert len(preparations) == 1
+    assert_same(other, one)
+    file = tmp_path / "out.zarr" / FOLDER / "name-1"
+    file.write_bytes(file.read_bytes()[:-100])
+    monkeypatch.setattr(blockwork, "_REFERENCES", {})
+    assert_same(reference_of(job), one)
+    assert len(preparations) == 2
+
+
 def test_a_worker_that_does_not_find_it_prepares_it_once(
     tmp_path: Path, small_stack: SimulatedStack, preparations: list[int]
 ) -> None:
     store = a_store(tmp_path / "out.zarr", small_stack, 1)
     digest = stored_reference(store, 0).digest
     preparations.clear()
-    job = job_of(store, KeptReference(digest, hashlib.sha256(b"gone").hexdigest(), 0))
+    job = job_of(store, KeptReference(digest, hashlib.sha256(b"gone").hexdigest()))
     assert reference_of(job) is reference_of(job)
     assert len(preparations) == 1
 
@@ -276,7 +323,7 @@ def test_a_worker_that_would_prepare_another_one_refuses(
 ) -> None:
     store = a_store(tmp_path / "out.zarr", small_stack, 1)
     with pytest.raises(RunFaultError, match="has the digest"):
-        reference_of(job_of(store, KeptReference("of another version", "", 0)))
+        reference_of(job_of(store, KeptReference("of another version")))
 
 
 # ------------------------------------------------------------------ in a run

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from arrays import frozen
 from stillstack.errors import InputError
-from stillstack.kernels import levels, moments, prediction, refinement
+from stillstack.kernels import denoising, levels, moments, prediction, refinement
 from stillstack.kernels import residuals as residuals_module
 from stillstack.kernels.between import lagrange
 from stillstack.kernels.columns import lost_bins
@@ -55,7 +55,7 @@ DISPLACEMENTS = [(0, 0), (3, -2), (-4, 5), (-1, -7)]
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loops as numba compiles them, and as Python runs them."""
     if request.param == "python":
-        for module in (levels, moments, prediction, refinement, residuals_module):
+        for module in (denoising, levels, moments, prediction, refinement, residuals_module):
             for name, value in list(vars(module).items()):
                 if hasattr(value, "py_func"):
                     monkeypatch.setattr(module, name, value.py_func)
@@ -564,11 +564,16 @@ def test_a_pixel_varies_by_gain_times_counts_and_read_noise_and_never_by_nothing
     assert (pixel_variance(np.zeros((2, 2)), ~everywhere, (1.0, 0.0)) > 0.0).all()
 
 
-def test_products_are_weighted_sums() -> None:
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_products_are_weighted_sums(dtype: type[np.floating[Any]]) -> None:
     rng = np.random.default_rng(0)
-    left, right, weight = rng.normal(size=(2, 5, 6)), rng.normal(size=(3, 5, 6)), rng.random((5, 6))
+    left, right = (frozen(rng.normal(size=(n, 5, 6)).astype(dtype)) for n in (2, 3))
+    weight = frozen(rng.random((5, 6)).astype(dtype))
     np.testing.assert_allclose(
-        products(list(left), list(right), weight), np.einsum("iyx,jyx,yx->ij", left, right, weight)
+        products(list(left), list(right), weight),
+        np.einsum("iyx,jyx,yx->ij", *(a.astype(float) for a in (left, right, weight))),
+        rtol=1e-12,
     )
 
 

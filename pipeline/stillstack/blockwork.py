@@ -25,12 +25,20 @@ from numpy.typing import NDArray
 from stillstack.address import Address
 from stillstack.errors import AccessError, RunFaultError, StillstackError, disk_fault
 from stillstack.frameblock import Resampling, align_block, register_block
+from stillstack.kernels.given import given_reference
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.layout import Stage
 from stillstack.model import LEFT_OUT, Status, empty_table, image_fill
 from stillstack.sources import Source, read_piece, stretches
 from stillstack.stacks import Canvas
-from stillstack.storage import BlockRecord, BlockWriter, BlockWriting, RunStore, StoredObject
+from stillstack.storage import (
+    HELD_REFERENCES,
+    BlockRecord,
+    BlockWriter,
+    BlockWriting,
+    RunStore,
+    StoredObject,
+)
 
 Rows = NDArray[np.void]
 
@@ -169,8 +177,6 @@ class JobPlugin(WorkerPlugin):
 _NOT_THE_FRAMES_FAULT: Final = (MemoryError, RunFaultError, AccessError)
 _LOG: Final = logging.getLogger(__name__)
 _JOBS: Final[dict[str, Job]] = {}
-# Blocks come in the order of their frames, so that of several references a few serve at a time.
-_HELD: Final = 2
 _REFERENCES: Final[dict[str, Reference]] = {}
 _REFERENCE_LOCK: Final = threading.Lock()
 
@@ -228,7 +234,8 @@ def reference_of(job: Job, kept: KeptReference | None = None) -> Reference:
 def reference_in(store_path: str | Address, kept: KeptReference) -> Reference:
     """Reference of a run, as the coordinator prepared it, read once in each process.
 
-    It is prepared here where what is kept is not what was named, which a run survives.
+    It is prepared here where what is kept is not what was named, which a run survives; and that of
+    a group where no other worker has done so. A few are held: blocks of one come one after another.
 
     Raises
     ------
@@ -236,32 +243,29 @@ def reference_in(store_path: str | Address, kept: KeptReference) -> Reference:
         If what is prepared here is not the reference of that name.
     """
     with _REFERENCE_LOCK:
-        held = _REFERENCES.get(kept.digest)
-        if held is None:
-            store = RunStore.view(store_path)
-            held = store.prepared.load(kept.digest, kept.sha256)
-        if held is None:
-            if kept.sha256:
-                _LOG.warning("%s: the prepared reference is not there", store_path)
-            held = stored_reference(store, kept.group)
-            if kept.group is None:  # of groups none was prepared where the run began
-                refuse_other_reference(held, kept.digest, store_path)
-        return _hold(kept.digest, held)
+        held = _REFERENCES.pop(kept.digest, None)
+        while held is None and len(_REFERENCES) >= HELD_REFERENCES:
+            # room is made before: the one that was not used for longest goes
+            del _REFERENCES[next(iter(_REFERENCES))]
+        _REFERENCES[kept.digest] = held or _read_or_prepared(store_path, kept)
+        return _REFERENCES[kept.digest]
 
 
-def hold_reference(reference: Reference) -> None:
-    """Keep a prepared reference in this process, for jobs that name its digest."""
-    with _REFERENCE_LOCK:
-        _hold(reference.digest, reference)
-
-
-def _hold(name: str, reference: Reference) -> Reference:
-    """Keep a reference as the one that was used last; those not used for long are dropped."""
-    _REFERENCES.pop(name, None)
-    while len(_REFERENCES) >= _HELD:
-        del _REFERENCES[next(iter(_REFERENCES))]
-    _REFERENCES[name] = reference
-    return reference
+def _read_or_prepared(store_path: str | Address, kept: KeptReference) -> Reference:
+    store = RunStore.view(store_path)
+    found = None
+    if kept.sha256 or kept.group is not None:
+        found = store.prepared.load(kept.digest, kept.sha256)
+    if found is not None:
+        return found
+    made = stored_reference(store, kept.group)
+    if kept.group is not None:  # prepared by whichever worker needs it first, for the others
+        store.prepared.keep(made, kept.digest)
+        return made
+    if kept.sha256:
+        _LOG.warning("%s: the prepared reference is not there", store_path)
+    refuse_other_reference(made, kept.digest, store_path)
+    return made
 
 
 def stored_reference(store: RunStore, group: int | None = None) -> Reference:
@@ -274,17 +278,27 @@ def stored_reference(store: RunStore, group: int | None = None) -> Reference:
     group
         Which of several references; the one that all shifts refer to, if None.
     """
+    image, arguments = _reference_arguments(store, group)
+    return prepare_reference(image, **arguments)
+
+
+def stored_digest(store: RunStore) -> str:
+    """Digest of the reference of a run, from what its store holds: without preparing it."""
+    image, arguments = _reference_arguments(store, None)
+    return given_reference(image, **arguments).digest
+
+
+def _reference_arguments(store: RunStore, group: int | None) -> tuple[Any, dict[str, Any]]:
+    """Image of a reference, and everything else that it is prepared with."""
     settings = dict(store.attributes["registration"])
     which: Any = ...
     if isinstance(settings["n_frames"], list):  # one for each reference, that one first
         which = group or 0
         settings["n_frames"] = settings["n_frames"][which]
-    return prepare_reference(
-        np.asarray(store.open_array("reference")[which]),
-        np.asarray(store.open_array("reference_valid")[which]),
-        frame_valid=store.read("valid"),
-        **settings,
+    image, valid = (
+        np.asarray(store.open_array(name)[which]) for name in ("reference", "reference_valid")
     )
+    return image, {"valid": valid, "frame_valid": store.read("valid"), **settings}
 
 
 def refuse_other_reference(reference: Reference, digest: str, place: str | Address) -> None:

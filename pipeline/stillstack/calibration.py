@@ -43,7 +43,9 @@ class Calibration:
     starting
         From starting a process to having everything imported.
     preparing
-        To prepare the reference.
+        To prepare the reference and to keep it.
+    loading
+        To read what was kept.
     warming
         What the first block takes longer than the next: kernels are loaded.
     block
@@ -64,6 +66,7 @@ class Calibration:
     frames: int
     starting: float
     preparing: float
+    loading: float
     warming: float
     block: float
     block_cpu: float

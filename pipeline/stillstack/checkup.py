@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from dask.utils import format_bytes
 
+from stillstack.address import Address, Location
 from stillstack.cluster import PAUSE_FRACTION, THREAD_CAPS
 from stillstack.findings import Finding, Findings
 from stillstack.memory import Memory
@@ -30,6 +31,18 @@ _ALLOWED_LAG_SECONDS: Final = 1.0
 _ALLOWED_SKEW_SECONDS: Final = 1.0
 _LEAST_SCRATCH: Final = 100 * 2**20
 _NAMED_WORKERS: Final = 3
+
+# What to do where workers cannot use an output, and where they see late what is written there.
+_CURES: Final = {
+    "folder": (
+        "Mount the output's folder under the same path everywhere, writable for the workers' user.",
+        "Shorten the file system's attribute caching (actimeo of NFS) if blocks are short.",
+    ),
+    "store": (
+        "Start workers with the environment of this process (credentials, endpoint, region).",
+        "Look at the network between them and the store.",
+    ),
+}
 
 Views = Mapping[str, WorkerView]
 Key = TypeVar("Key")
@@ -132,33 +145,43 @@ def _is_digest(text: str) -> bool:
     return len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
-def check_output(folder: str, views: Views, unmet: Sequence[str]) -> Check:
-    """Judge whether workers and coordinator see what the other writes."""
+def check_output(output: Location, views: Views, unmet: Sequence[str]) -> Check:
+    """Judge whether workers and coordinator see what the other writes.
+
+    Parameters
+    ----------
+    output
+        The folder in which it was tried, or the output's address.
+    views, unmet
+        What workers found, and names of those whose words are not seen here.
+    """
     found = Findings()
-    for fault, addresses in _grouped(views, lambda view: view.folder_fault).items():
+    remote = isinstance(output, Address)
+    cure, faster = _CURES["store" if remote else "folder"]
+    for fault, addresses in _grouped(views, lambda view: view.output_fault).items():
         if fault:
             found.error(
-                f"{folder} cannot be shared with {_workers(addresses)}: {fault}.",
+                f"{output} cannot be shared with {_workers(addresses)}: {fault}.",
                 "The run would stop at their first block.",
-                "Mount the output's folder under the same path everywhere, writable for the "
-                "workers' user.",
+                cure,
             )
     lost = [address for address, view in views.items() if view.name in unmet]
     if lost:
         found.error(
-            f"What was written in {folder} by {_workers(lost)} cannot be seen from here.",
+            f"What was written in {output} by {_workers(lost)} cannot be seen from here.",
             "Their blocks would be missing from the output.",
-            "Mount the same folder under the same path everywhere.",
+            cure,
         )
-    slow = {a: v.folder_lag for a, v in views.items() if v.folder_lag > _ALLOWED_LAG_SECONDS}
+    slow = {a: v.output_lag for a, v in views.items() if v.output_lag > _ALLOWED_LAG_SECONDS}
     if slow:
         found.warn(
             f"What was written here was seen only {max(slow.values()):.1f} s later by "
             f"{_workers(list(slow))}.",
             "A run waits as long where one process needs what another wrote.",
-            "Shorten the file system's attribute caching (actimeo of NFS) if blocks are short.",
+            faster,
         )
-    return Check("output", f"every worker can write in {folder}", tuple(found.items))
+    more = ", also on condition, and delete" if remote else ""
+    return Check("output", f"every worker can write in {output}{more}", tuple(found.items))
 
 
 def check_threads(views: Views) -> Check:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from stillstack.address import Location, portable
 from stillstack.checkup import (
     PACKAGES,
     Check,
@@ -28,7 +29,7 @@ from stillstack.errors import InputError, RunFaultError, StillstackError
 from stillstack.findings import Finding, Findings
 from stillstack.plan import Plan
 from stillstack.plan import plan as make_plan
-from stillstack.storage import meeting_folder, unmet
+from stillstack.storage import meeting_place, unmet
 from stillstack.worker_view import WorkerView, look_around, look_at_input
 
 DEFAULT_WAIT_SECONDS: Final = 120.0
@@ -134,19 +135,17 @@ def _wait_for_all(client: Any, wanted: int, wait: float) -> Check:
 
 def _examined(client: Any, plan: Plan) -> tuple[Check, ...]:
     versions: Any = client.get_versions(packages=list(PACKAGES))
-    output, found = plan.config.output.path, Findings()
-    at_url = "://" in output
+    output, found = plan.config.output.place, Findings()
     with contextlib.ExitStack() as stack:
-        folder = None
-        if not at_url:
-            folder = found.check(lambda: stack.enter_context(meeting_folder(output)))
+        place = found.check(lambda: stack.enter_context(meeting_place(output)))
         began = time.time()
-        views, silent = _ask(client, plan, folder)
+        views, silent = _ask(client, plan, place)
         ended = time.time()
-        missing = [] if folder is None else unmet(folder, [view.name for view in views.values()])
-    outputs = Check("output", f"{output} is no folder: not tried", tuple(found.items))
-    if folder is not None:
-        outputs = check_output(str(folder.parent), views, missing)
+        missing = [] if place is None else unmet(place, [view.name for view in views.values()])
+    outputs = Check("output", "not tried by the workers", tuple(found.items))
+    if place is not None:
+        tried = place.parent if isinstance(place, Path) else output
+        outputs = check_output(tried, views, missing)
     return (
         check_versions(versions["client"], versions["scheduler"], versions["workers"]),
         silent,
@@ -159,10 +158,10 @@ def _examined(client: Any, plan: Plan) -> tuple[Check, ...]:
     )
 
 
-def _ask(client: Any, plan: Plan, folder: Path | None) -> tuple[dict[str, WorkerView], Check]:
+def _ask(client: Any, plan: Plan, place: Location | None) -> tuple[dict[str, WorkerView], Check]:
     """Views of all workers that can look, and what keeps the others from it."""
-    place = None if folder is None else str(folder)
-    answers: dict[str, Any] = client.run(look_around, plan.source, place, on_error="return")
+    given = None if place is None else portable(place)
+    answers: dict[str, Any] = client.run(look_around, plan.source, given, on_error="return")
     found = Findings()
     views: dict[str, WorkerView] = {}
     for address, answer in answers.items():

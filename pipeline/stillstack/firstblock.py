@@ -24,7 +24,7 @@ from stillstack.blockwork import (
     Job,
     JobPlugin,
     KeptReference,
-    hold_reference,
+    reference_of,
     run_block,
     stored_reference,
 )
@@ -49,10 +49,10 @@ def tried(trial: Trial) -> Calibration:
     block = Block(0, 0, layout.n_frames)
     with lock_run(Path(trial.folder) / "first.zarr") as lock:
         store = RunStore.create(lock, _template(trial), durable=trial.durable)
-        preparing, reference, _ = _timed(lambda: stored_reference(store))
-        job = _job(trial, store, reference)
+        preparing, kept, _ = _timed(lambda: _kept(store))
+        job = _job(trial, store, kept)
         JobPlugin(job).setup(None)
-        hold_reference(reference)
+        loading, reference, _ = _timed(lambda: reference_of(job))
         cold, frames, _ = _timed(lambda: _read(trial))
         first, result, _ = _timed(lambda: run_block(job.digest, stage, block))
         whole = _repeated(lambda: run_block(job.digest, stage, block))
@@ -62,6 +62,7 @@ def tried(trial: Trial) -> Calibration:
         frames=layout.n_frames,
         starting=starting,
         preparing=preparing,
+        loading=loading,
         warming=max(0.0, first - whole[0]),
         block=whole[0],
         block_cpu=whole[1],
@@ -103,12 +104,18 @@ def _template(trial: Trial) -> RunTemplate:
     )
 
 
-def _job(trial: Trial, store: RunStore, reference: Reference) -> Job:
+def _kept(store: RunStore) -> KeptReference:
+    """Prepare the reference and keep it, as a coordinator does."""
+    reference = stored_reference(store)
+    return KeptReference(reference.digest, store.prepared.keep(reference))
+
+
+def _job(trial: Trial, store: RunStore, kept: KeptReference) -> Job:
     return Job(
         digest="calibration",
         source=trial.source,
         store_path=str(store.path),
-        reference=KeptReference(reference.digest),
+        reference=kept,
         writer=store.writer() if trial.layout.aligned_dtype else None,
         aligned_dtype=trial.layout.aligned_dtype,
         interpolation=_interpolation(trial),

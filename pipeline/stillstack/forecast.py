@@ -154,7 +154,7 @@ def block_seconds(layout: Layout, measured: Calibration, source_chunk: int = 1) 
 def start_seconds(layout: Layout, measured: Calibration, reference: ReferenceConfig) -> float:
     """Seconds from the command to the first block."""
     rounds = reference.usual_rounds
-    prepared = 2 * rounds + 1
+    prepared = rounds + 1
     several = reference.kind in ("mean", "median") or rounds > 0
     wanted = layout.n_frames if isinstance(reference.frames, str) else reference.frames
     frames = min(wanted, layout.n_frames) if several else 1
@@ -162,8 +162,8 @@ def start_seconds(layout: Layout, measured: Calibration, reference: ReferenceCon
     moved = frames * (measured.register + measured.align) / measured.frames
     making = prepared * measured.preparing + (1 + 2 * rounds) * read
     making += rounds * moved
-    # the coordinator starts, then the workers do, and each prepares the reference for itself
-    each = measured.starting + measured.preparing + measured.warming
+    # the coordinator starts, then the workers do, and each reads what the coordinator prepared
+    each = measured.starting + measured.loading + measured.warming
     return measured.starting + making + CLUSTER_SECONDS + each
 
 

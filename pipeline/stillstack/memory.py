@@ -1,9 +1,9 @@
 """Memory of a run, as a model of what its processes really hold. Pure arithmetic.
 
-A worker is an interpreter with its libraries and compiled kernels. Its largest need is often the
-first: to prepare the reference. Part of what that freed is kept by the allocator, and beside it
-come the prepared reference and one block of frames. The coordinator makes the reference out of
-single frames before any worker starts.
+A worker is an interpreter with its libraries and compiled kernels, the reference as the coordinator
+prepared it, and one block of frames. The coordinator makes the reference out of single frames, and
+prepares it, before any worker starts. (A worker that cannot read what was prepared does that
+itself; where frames are large and blocks short it may need more for it than is planned.)
 
 An *image* here is four bytes a pixel. Numbers of images were counted with tracemalloc, and are the
 same for frames of 256 to 2048 pixels a side; a test holds the sums to the peaks of real workers.
@@ -17,7 +17,7 @@ from typing import Final
 
 from stillstack.config import ReferenceConfig
 from stillstack.layout import Layout
-from stillstack.storage import CHUNKS_IN_FLIGHT
+from stillstack.storage import CHUNKS_IN_FLIGHT, HELD_REFERENCES
 
 # Interpreter, libraries and kernels from numba's cache are 300 MiB. Where the coordinator has
 # compiled the kernels just now, workers compile a few for themselves, which takes 70 more.
@@ -26,13 +26,12 @@ PROCESS_BYTES: Final = 380 * 2**20
 _COMPILING_BYTES: Final = 150 * 2**20
 # The coordinator has the scheduler and the command line too.
 _COORDINATOR_BYTES: Final = 460 * 2**20
-# While the reference is prepared, its arguments included; and what is kept of it then.
-PREPARING_IMAGES: Final = 34
-REFERENCE_IMAGES: Final = 8
+# While the reference is prepared, its arguments included; and what is kept of it then, which is
+# most where features are so fine that frames are compared with it pixel by pixel.
+PREPARING_IMAGES: Final = 30
+REFERENCE_IMAGES: Final = 10
 # Work on one frame that has pixels of its own to leave out.
 _FRAME_IMAGES: Final = 4
-# Free memory at the top of a worker's heap up to this is not given back (see cluster.settings).
-_HEAP_BYTES: Final = 64 * 2**20
 # Sums and counts of aligned frames, 64 bits each, that wait to be added; and of each thread that
 # aligns one, the frame and what becomes of it.
 _AVERAGING_IMAGES: Final = 24
@@ -94,13 +93,24 @@ def task_bytes(layout: Layout, source_chunk: int) -> int:
     )
 
 
-def worker_bytes(layout: Layout, source_chunk: int) -> int:
-    """Bytes that one worker process takes at most: first to prepare the reference, then to work."""
-    image = 4 * layout.pixels
-    freed = (PREPARING_IMAGES - REFERENCE_IMAGES) * image
-    working = REFERENCE_IMAGES * image + min(_HEAP_BYTES, freed) + task_bytes(layout, source_chunk)
-    kept = PROCESS_BYTES + layout.kept_images * image
-    return kept + max(PREPARING_IMAGES * image, working)
+def worker_bytes(layout: Layout, source_chunk: int, *, grouped: bool = False) -> int:
+    """Bytes that one worker process takes at most.
+
+    A reference is read in one piece, of which the client of an object store makes a copy. Those of
+    groups are prepared by the first worker that needs them, and a worker holds a few.
+    """
+    reference = prepared_bytes(layout)
+    task = task_bytes(layout, source_chunk)
+    most = reference + max(reference, task)
+    if grouped:
+        before = (HELD_REFERENCES - 1) * reference
+        most = before + max(PREPARING_IMAGES * 4 * layout.pixels, reference + task)
+    return PROCESS_BYTES + layout.kept_images * 4 * layout.pixels + most
+
+
+def prepared_bytes(layout: Layout, n_references: int = 1) -> int:
+    """Bytes that prepared references take on the disk until the run is complete, at most."""
+    return n_references * REFERENCE_IMAGES * 4 * layout.pixels
 
 
 def needed_limit(worker: int, pause_fraction: float) -> int:

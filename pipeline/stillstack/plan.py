@@ -20,7 +20,7 @@ from stillstack.findings import Finding, Findings, refuse
 from stillstack.forecast import Forecast, forecast
 from stillstack.given import given_shifts
 from stillstack.layout import Layout, read_amplification
-from stillstack.memory import Memory
+from stillstack.memory import Memory, prepared_bytes
 from stillstack.reference import ReferenceMaker
 from stillstack.sampling import aligned_dtype, ordinary_frames, take_sample
 from stillstack.sizing import choose_sizes
@@ -260,7 +260,8 @@ def _stored_layout(config: RunConfig, state: str) -> dict[str, Any] | None:
 def _disk(config: RunConfig, layout: Layout, found: Findings) -> tuple[int, int | None]:
     """Upper bound of what is written, and what is free there."""
     images = layout.n_frames * (layout.aligned_bytes + _TABLE_BYTES_PER_FRAME)
-    output_bytes = images + 6 * layout.pixels + _STORE_BYTES
+    # reference and valid pixels; and the reference made ready, until the run is complete
+    output_bytes = images + 6 * layout.pixels + prepared_bytes(layout) + _STORE_BYTES
     path = config.output.place
     if not isinstance(path, Path):
         return output_bytes, None  # a store tells no end

@@ -144,7 +144,8 @@ class ReferenceMaker:
             }
         )
         made = replace(self._restricted(self._single(numbers[0])), notes=("shifts as given",))
-        return self._restricted(self._aligned_mean(made, numbers, table)).refuse_blank()
+        mean = self._aligned_mean(made, self.prepared(made), numbers, table)
+        return self._restricted(mean).refuse_blank()
 
     def first_image(self) -> ReferenceImage:
         """Image before any refinement."""
@@ -259,19 +260,21 @@ class ReferenceMaker:
         numbers = self._ordinary_numbers()
         middle = (numbers[0] + numbers[-1]) / 2
         starts = sorted(numbers, key=lambda number: (abs(number - middle), number))
-        best: tuple[int, ReferenceImage, xr.Dataset] | None = None
+        best: tuple[int, ReferenceImage, Reference, xr.Dataset] | None = None
         for start in starts[:_CANDIDATES]:
             made = self._restricted(self._single(start))
-            table = self._table(made, numbers)
+            reference = self.prepared(made.refuse_blank())
+            table = self._table(reference, numbers)
             n_good = int(is_good(table.status).sum())
             if best is None or n_good > best[0]:
-                best = (n_good, made, table)
+                best = (n_good, made, reference, table)
             if n_good >= len(numbers) / 2:
                 break
         if best is None or best[0] == 0:
             return self._restricted(self._single(starts[0])), None
-        made = self._centred(self._aligned_mean(best[1], numbers, best[2]), best[2])
-        return made, _Placed(numbers, best[2])
+        _, made, reference, table = best
+        made = self._centred(self._aligned_mean(made, reference, numbers, table), table)
+        return made, _Placed(numbers, table)
 
     def _refined(self, made: ReferenceImage, before: _Placed | None, done: int) -> ReferenceImage:
         """Average of the spread frames that are good, again and again.
@@ -281,13 +284,14 @@ class ReferenceMaker:
         by_itself = self.config.refine == "auto"
         change = float("nan")
         for number in range(done, self.config.most_rounds):
-            placed = _Placed(self.numbers, self._table(made, self.numbers))
+            reference = self.prepared(made)
+            placed = _Placed(self.numbers, self._table(reference, self.numbers))
             change = float("nan") if before is None else placed.change(before)
             if by_itself and change < _SETTLED:
                 return made.noted(f"settled after {number} rounds: {_change_words(change)}")
             if not bool(is_good(placed.table.status).any()):
                 return made.noted("no frame was good enough to refine with")
-            made = self._aligned_mean(made, placed.numbers, placed.table)
+            made = self._aligned_mean(made, reference, placed.numbers, placed.table)
             made, before = self._restricted(made).refuse_blank(), placed
         if by_itself:
             made = made.noted(
@@ -296,9 +300,12 @@ class ReferenceMaker:
         return made
 
     def _aligned_mean(
-        self, made: ReferenceImage, numbers: tuple[int, ...], table: xr.Dataset
+        self,
+        made: ReferenceImage,
+        reference: Reference,
+        numbers: tuple[int, ...],
+        table: xr.Dataset,
     ) -> ReferenceImage:
-        reference = self.prepared(made)
         good = np.flatnonzero(is_good(table.status.values))
         total = np.zeros(self.valid.shape)
         count = np.zeros(self.valid.shape, np.int64)
@@ -331,8 +338,7 @@ class ReferenceMaker:
             valid=_displaced(made.valid, dy, dx, np.False_),
         )
 
-    def _table(self, made: ReferenceImage, numbers: tuple[int, ...]) -> xr.Dataset:
-        reference = self.prepared(made.refuse_blank())
+    def _table(self, reference: Reference, numbers: tuple[int, ...]) -> xr.Dataset:
         lazy = [graph.register(self._stack(group), reference) for group in _groups(numbers)]
         tables = [self.compute(table)[0] for table in lazy]
         names = ["shift", "shift_std", "status"]

@@ -122,7 +122,8 @@ def at_scale(
     n_frames = layout.n_frames if frames is None else frames
     stack = _Stack((n_frames, *layout.frame_shape), plan.source.dtype, source.chunk_frames)
     large = lay_out(plan.config, stack, np.dtype(layout.aligned_dtype or "f4"))
-    worker = worker_bytes(large, source.chunk_frames)
+    grouped = plan.config.groups is not None
+    worker = worker_bytes(large, source.chunk_frames, grouped=grouped)
     steps, chosen = _forecasts(plan, large, plan.calibration, workers)
     stored = n_frames * layout.aligned_bytes
     if plan.calibration is not None:

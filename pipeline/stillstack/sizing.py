@@ -147,7 +147,8 @@ def _wished(room: Room, layout: Layout) -> int:
 
 def _sizes(layout: Layout, source_chunk: int, config: RunConfig, room: Room) -> Sizes:
     """Workers and limits for one layout."""
-    task, worker = task_bytes(layout, source_chunk), worker_bytes(layout, source_chunk)
+    task = task_bytes(layout, source_chunk)
+    worker = worker_bytes(layout, source_chunk, grouped=config.groups is not None)
     needed = needed_limit(worker, cluster.PAUSE_FRACTION)
     coordinator = coordinator_bytes(layout, config.reference, room.cores)
     memory = Memory(task, worker, 0, 0, 0, needed, coordinator)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stillstack.address import Location, located
-from stillstack.blockwork import stored_reference
+from stillstack.blockwork import stored_digest
 from stillstack.layout import ONE_PASS, TWO_PASSES
 from stillstack.model import Status
 from stillstack.settle import table_of
@@ -182,7 +182,7 @@ def _beside(store: RunStore) -> tuple[tuple[str, ...], tuple[str, ...]]:
             n_other = int(np.count_nonzero(table[known] != folded[known]))
             rebuilt.append(f"the per-frame table differs from the ledger in {n_other} frames")
     try:
-        digest = stored_reference(store).digest
+        digest = stored_digest(store)
     except Exception as error:  # noqa: BLE001  # as above
         lost.append(f"the reference cannot be read: {type(error).__name__}: {error}")
     else:

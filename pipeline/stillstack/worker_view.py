@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import dask
 
+from stillstack.address import Address
 from stillstack.cluster import THREAD_CAPS, machine_size
 from stillstack.errors import StillstackError
 from stillstack.sources import Source
@@ -45,7 +46,7 @@ class WorkerView:
     Parameters
     ----------
     host, name
-        Its machine, and what its file in the meeting folder is called.
+        Its machine, and what its word in the meeting place is called.
     threads, cores
         Of the worker, and of its machine.
     memory_limit, pause, spill
@@ -57,7 +58,7 @@ class WorkerView:
         Its own folder, and bytes that are free there.
     seen
         The input.
-    folder_lag, folder_fault
+    output_lag, output_fault
         Seconds until it saw what the coordinator wrote; why it cannot see it or write beside it.
     clock
         Its time, in seconds since 1970.
@@ -74,8 +75,8 @@ class WorkerView:
     scratch: str
     scratch_free: int
     seen: InputView
-    folder_lag: float
-    folder_fault: str
+    output_lag: float
+    output_fault: str
     clock: float
 
 
@@ -84,7 +85,9 @@ def look_at_input(source: Source) -> InputView:
     return InputView(_or_reason(source.fingerprint), _or_reason(lambda: _frame_digest(source)))
 
 
-async def look_around(source: Source, folder: str | None, *, dask_worker: Any = None) -> WorkerView:
+async def look_around(
+    source: Source, place: str | Address | None, *, dask_worker: Any = None
+) -> WorkerView:
     """Look at everything that a run needs of the worker in which this runs.
 
     A file system that hangs must not keep the worker from answering for ever.
@@ -94,17 +97,19 @@ async def look_around(source: Source, folder: str | None, *, dask_worker: Any = 
     TimeoutError
         If looking takes more than two minutes.
     """
-    looking = asyncio.to_thread(_look_around, source, folder, dask_worker)
+    looking = asyncio.to_thread(_look_around, source, place, dask_worker)
     return await asyncio.wait_for(looking, _LOOKING_SECONDS)
 
 
-def _look_around(source: Source, folder: str | None, worker: Any) -> WorkerView:
+def _look_around(source: Source, place: str | Address | None, worker: Any) -> WorkerView:
     host, (cores, _) = socket.gethostname(), machine_size()
     name = f"{host}-{os.getpid()}"
     lag, fault = 0.0, ""
-    if folder is not None:
+    if place is not None:
         try:
-            lag = meet(folder, name)
+            lag = meet(place, name)
+        except StillstackError as error:
+            fault = error.what.rstrip(".")
         except OSError as error:
             fault = f"{type(error).__name__}: {error}"
     spill = dask.config.get("distributed.worker.memory.spill")
@@ -120,8 +125,8 @@ def _look_around(source: Source, folder: str | None, worker: Any) -> WorkerView:
         scratch=str(worker.local_directory),
         scratch_free=shutil.disk_usage(worker.local_directory).free,
         seen=look_at_input(source),
-        folder_lag=lag,
-        folder_fault=fault,
+        output_lag=lag,
+        output_fault=fault,
         clock=time.time(),
     )
 

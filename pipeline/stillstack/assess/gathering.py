@@ -166,7 +166,7 @@ def _bench(
 def _kind_of(plan: Plan) -> str:
     """Whether the reference is an ``image`` of the user's, a ``single`` frame, or ``summed``."""
     config = plan.config.reference
-    if config.refine > 0 or config.kind in ("mean", "median"):
+    if config.most_rounds > 0 or config.kind in ("mean", "median"):
         return "summed"
     return "image" if config.kind == "image" else "single"
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stillstack.drift.clock import find_gaps, read_clock
-from stillstack.drift.config import TrajectoryConfig
+from stillstack.config.trajectory import TrajectoryConfig
 from stillstack.errors import InputError
 
 Indices = NDArray[np.int64]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stillstack.errors import InputError
 from stillstack.kernels import smoothing
+from stillstack.kernels.compiling import compiled_sums, locked
 from stillstack.kernels.levels import Array
 from stillstack.kernels.reference import Settings
 
@@ -63,24 +64,49 @@ class Denoised:
     noise_share: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Raw:
+    """A reference as it is, and what no width of the smoothing changes.
+
+    ``noise_share`` is the variance of a pixel of the reference over that of a frame. ``inner`` are
+    the pixels whose plain gradients, ``raw``, see nothing that was filled in.
+    """
+
+    filled: Array
+    valid: NDArray[np.bool_]
+    variance: Array
+    noise_share: float
+    raw: tuple[Array, Array]
+    inner: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """One width of the smoothing, and how large an error of the shift it predicts.
+
+    ``weight`` is the inverse variance on the support, ``noise`` what white noise in the reference
+    is expected to add to a sum of squares; ``inverse`` takes right hands to steps.
+    """
+
+    sigma: float
+    gradient: tuple[Array, Array]
+    solid: NDArray[np.bool_]
+    weight: Array
+    noise: float
+    slope: Array
+    inverse: Array
+    covariance: Array
+    noise_part: float
+
+
 def denoise(filled: Array, valid: NDArray[np.bool_], offset: float, settings: Settings) -> Denoised:
     """The smoothing with the smallest predicted error of the shift."""
     variance = _variance(filled, valid, offset, settings)
     n_frames = max(settings.n_frames, 1.0)
-    excess = max(1.0, noise_excess(filled, valid, variance / n_frames))
-    # A middle part of a large image decides as well as the whole.
-    window = tuple(slice(max(0, (n - SAMPLE_PX) // 2), (n + SAMPLE_PX) // 2) for n in valid.shape)
-    tried = [
-        (_noisy(candidate), float(np.trace(candidate.covariance)), sigma)
-        for sigma in SMOOTHING_PX
-        if (
-            candidate := _smoothed(
-                filled[window], valid[window], variance[window], excess / n_frames, sigma
-            )
-        )
-    ]
-    sigma = min(tried)[-1] if tried else SMOOTHING_PX[-1]
-    best = _smoothed(filled, valid, variance, excess / n_frames, sigma)
+    share = max(1.0, noise_excess(filled, valid, variance / n_frames)) / n_frames
+    sigma = _best_width(filled, valid, variance, share)
+    whole = _raw(filled, valid, variance, share)
+    best = _tried(whole, sigma)
     if best is None:
         raise InputError(
             f"Of the {np.count_nonzero(valid)} valid pixels of the reference none is far enough "
@@ -88,12 +114,35 @@ def denoise(filled: Array, valid: NDArray[np.bool_], offset: float, settings: Se
             consequence="No shift can be measured.",
             cure="Exclude fewer pixels, or choose another reference.",
         )
-    return best
+    return _denoised(whole, best)
 
 
-def _noisy(candidate: Denoised) -> bool:
+def _best_width(
+    filled: Array, valid: NDArray[np.bool_], variance: Array, noise_share: float
+) -> float:
+    """Width of the smoothing, chosen on a middle part: of a large image it decides as the whole."""
+    y, x = (slice(max(0, (n - SAMPLE_PX) // 2), (n + SAMPLE_PX) // 2) for n in valid.shape)
+    sample = _raw(filled[y, x], valid[y, x], variance[y, x], noise_share)
+    tried = [
+        (_noisy(trial), float(np.trace(trial.covariance)), sigma)
+        for sigma in SMOOTHING_PX
+        if (trial := _tried(sample, sigma))
+    ]
+    return min(tried)[-1] if tried else SMOOTHING_PX[-1]
+
+
+def _raw(filled: Array, valid: NDArray[np.bool_], variance: Array, noise_share: float) -> _Raw:
+    one = np.array([1.0])
+    raw = (
+        smoothing.separable(filled, smoothing.PLAIN_GRADIENT, one),
+        smoothing.separable(filled, one, smoothing.PLAIN_GRADIENT),
+    )
+    return _Raw(filled, valid, variance, noise_share, raw, smoothing.solid(valid, 2.0, 0.99))
+
+
+def _noisy(trial: _Trial) -> bool:
     """Whether so much of the gradients is noise that an error in its level would decide."""
-    return float(np.diag(candidate.slope).min()) < MIN_SLOPE
+    return float(np.diag(trial.slope).min()) < MIN_SLOPE
 
 
 def pedestal_of(
@@ -163,42 +212,25 @@ def _variance(filled: Array, valid: NDArray[np.bool_], offset: float, settings: 
     return pixel_variance(smooth + offset, valid, settings.noise)
 
 
-def _smoothed(
-    filled: Array,
-    valid: NDArray[np.bool_],
-    variance: Array,
-    noise_share: float,
-    sigma: float,
-) -> Denoised | None:
-    """The reference smoothed by ``sigma``, or None where no signal is left above its noise.
-
-    ``noise_share`` is the variance of a pixel of the reference over that of a frame.
-    """
-    solid = smoothing.solid(valid, max(sigma, 1.0))
+def _tried(of: _Raw, sigma: float) -> _Trial | None:
+    """Smoothing by ``sigma``, or None where no signal is left above the noise."""
+    solid = smoothing.solid(of.valid, max(sigma, 1.0))
     if np.count_nonzero(solid) < 64:
         return None
-    one = np.array([1.0])
-    raw = (
-        smoothing.separable(filled, smoothing.PLAIN_GRADIENT, one),
-        smoothing.separable(filled, one, smoothing.PLAIN_GRADIENT),
-    )
-    g0, g1, g2, g3 = smoothing.smoothing_kernels(sigma)
-    image = smoothing.separable(filled, g0, g0)
-    gradient = (smoothing.separable(filled, g1, g0), smoothing.separable(filled, g0, g1))
-    w = np.where(solid, 1.0 / variance, 0.0)
+    g0, g1 = smoothing.smoothing_kernels(sigma)[:2]
+    gradient = (smoothing.separable(of.filled, g1, g0), smoothing.separable(of.filled, g0, g1))
+    w = np.where(solid, 1.0 / of.variance, 0.0)
     # Noise of the reference enters products of two of its derivatives: expected, hence known.
-    noise = float((w * variance).sum()) * noise_share
+    noise = float((w * of.variance).sum()) * of.noise_share
     own = products(gradient, gradient, w)
     d6 = np.zeros_like(g1)
     centre = d6.size // 2
     d6[centre - 3 : centre + 4] = smoothing.PLAIN_GRADIENT
-    delta = np.zeros_like(g1)
-    delta[centre] = 1.0
     # Near invalid pixels the plain gradient sees filled values.
-    inner = np.where(smoothing.solid(valid, 2.0, 0.99), w, 0.0)
-    share = float((inner * variance).sum()) * noise_share
-    cross = products(gradient, raw, inner) - share * float(g1 @ d6) * float(g0 @ delta) * np.eye(2)
-    inner_own = products(gradient, gradient, inner)
+    inner = np.where(of.inner, w, 0.0)
+    share = float((inner * of.variance).sum()) * of.noise_share
+    chance = share * float(g1 @ d6) * float(g0[centre])
+    cross = products(gradient, of.raw, inner) - chance * np.eye(2)
     chance = noise * float(g1 @ g1) * float(g0 @ g0)
     signal = own - chance * np.eye(2)
     # Smoothed noise has one independent value in about 4 pi sigma^2 pixels.
@@ -207,26 +239,50 @@ def _smoothed(
         return None
     if np.linalg.eigvalsh(0.5 * (cross + cross.T))[0] <= 0.0:
         return None
-    slope = np.linalg.solve(inner_own, cross)
-    inverse = np.linalg.inv(own @ slope)
-    covariance = inverse @ own @ inverse.T
-    cubic = _cubic_terms(filled, gradient, w, noise, (g0, g1, g2, g3))
+    slope = np.asarray(np.linalg.solve(products(gradient, gradient, inner), cross), np.float64)
+    inverse = np.asarray(np.linalg.inv(own @ slope), np.float64)
+    noise_part = 1.0 - float(np.linalg.eigvalsh(signal)[0] / np.linalg.eigvalsh(own)[0])
+    return _Trial(
+        sigma, gradient, solid, w, noise, slope, inverse, inverse @ own @ inverse.T, noise_part
+    )
+
+
+def _denoised(of: _Raw, best: _Trial) -> Denoised:
+    """Everything that is wanted of the best smoothing."""
+    kernels = smoothing.smoothing_kernels(best.sigma)
+    cubic = _cubic_terms(of.filled, best.gradient, best.weight, best.noise, kernels)
     return Denoised(
-        sigma,
-        [image, *gradient],
-        solid,
-        variance,
-        np.asarray(slope, np.float64),
-        inverse @ cubic,
-        covariance,
-        1.0 - float(np.linalg.eigvalsh(signal)[0] / np.linalg.eigvalsh(own)[0]),
-        noise_share,
+        sigma=best.sigma,
+        images=[smoothing.separable(of.filled, kernels[0], kernels[0]), *best.gradient],
+        solid=best.solid,
+        variance=of.variance,
+        slope=best.slope,
+        cubic=best.inverse @ cubic,
+        covariance=best.covariance,
+        noise_part=best.noise_part,
+        noise_share=of.noise_share,
     )
 
 
 def products(left: Sequence[NDArray[Any]], right: Sequence[NDArray[Any]], w: NDArray[Any]) -> Array:
     """Weighted sums of the products of each of ``left`` with each of ``right``."""
-    return np.array([[float((w * a * b).sum()) for b in right] for a in left])
+    weight = locked(w)
+    return np.array(
+        [[_sum_of_products(weight, locked(a), locked(b)) for b in right] for a in left], np.float64
+    )
+
+
+@compiled_sums
+def _sum_of_products(weight, left, right):  # type: ignore[no-untyped-def]
+    """One pass, without an array for what lies between; rows are added up one by one."""
+    total = 0.0
+    for j in range(weight.shape[0]):
+        w, a, b = weight[j], left[j], right[j]
+        part = 0.0
+        for i in range(w.size):
+            part += np.float64(w[i]) * np.float64(a[i]) * np.float64(b[i])
+        total += part
+    return total
 
 
 def _cubic_terms(
@@ -241,11 +297,12 @@ def _cubic_terms(
     terms = np.empty((2, 4))
     for k, (order_y, order_x) in enumerate(pairs):
         third = smoothing.separable(filled, kernels[order_y], kernels[order_x])
+        sums = products(gradient, (third,), w)[:, 0]
         for axis, (by_y, by_x) in enumerate(((1, 0), (0, 1))):
             chance = float(kernels[by_y] @ kernels[order_y]) * float(
                 kernels[by_x] @ kernels[order_x]
             )
-            terms[axis, k] = float((w * gradient[axis] * third).sum()) - noise * chance
+            terms[axis, k] = sums[axis] - noise * chance
     terms *= np.array([1.0, 3.0, 3.0, 1.0]) / 6.0
     return terms
 

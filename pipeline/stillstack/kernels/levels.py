@@ -70,20 +70,31 @@ class Level:
 
 
 @compiled
-def _bin_displaced(image, valid, factor, r_y, r_x, out, whole):  # type: ignore[no-untyped-def]
+def _bin_displaced(image, factor, r_y, r_x, out):  # type: ignore[no-untyped-def]
     n_y, n_x = image.shape
     scale = 1.0 / (factor * factor)
     for j in range(out.shape[0]):
         for i in range(out.shape[1]):
             y0, x0 = j * factor - r_y, i * factor - r_x
             total = 0.0
+            if y0 >= 0 and x0 >= 0 and y0 + factor <= n_y and x0 + factor <= n_x:
+                for k in range(factor):
+                    for m in range(factor):
+                        total += image[y0 + k, x0 + m]
+            out[j, i] = np.float32(total * scale)
+
+
+@compiled
+def _whole_bins(valid, factor, r_y, r_x, whole):  # type: ignore[no-untyped-def]
+    n_y, n_x = valid.shape
+    for j in range(whole.shape[0]):
+        for i in range(whole.shape[1]):
+            y0, x0 = j * factor - r_y, i * factor - r_x
             good = y0 >= 0 and x0 >= 0 and y0 + factor <= n_y and x0 + factor <= n_x
             if good:
                 for k in range(factor):
                     for m in range(factor):
-                        total += image[y0 + k, x0 + m]
                         good = good and valid[y0 + k, x0 + m]
-            out[j, i] = np.float32(total * scale)
             whole[j, i] = good
 
 
@@ -112,14 +123,9 @@ def bin_banks(
     whole = np.zeros((banks, banks, n_y, n_x), np.bool_)
     for r_y in range(banks):
         for r_x in range(banks):
-            here, flags = locked(solid), whole[r_y, r_x]
+            _whole_bins(locked(solid), factor, r_y, r_x, whole[r_y, r_x])
             for k, image in enumerate(images):
-                _bin_displaced(locked(image), here, factor, r_y, r_x, out[k, r_y, r_x], flags)
-            if not images:
-                nothing = np.zeros(solid.shape)
-                _bin_displaced(
-                    nothing, here, factor, r_y, r_x, np.empty(flags.shape, np.float32), flags
-                )
+                _bin_displaced(locked(image), factor, r_y, r_x, out[k, r_y, r_x])
     return out, whole
 
 
@@ -129,7 +135,8 @@ def bin_moved(
     """Image moved by whole pixels, then binned; which bins are wholly solid."""
     shape = (solid.shape[0] // factor, solid.shape[1] // factor)
     out, whole = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
-    _bin_displaced(locked(image), locked(solid), factor, *by, out, whole)
+    _bin_displaced(locked(image), factor, *by, out)
+    _whole_bins(locked(solid), factor, *by, whole)
     return out, whole
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.errors import InputError
 from stillstack.kernels import pyramid, smoothing
 from stillstack.kernels.between import Between, between_wide
 from stillstack.kernels.columns import lost_bins, usable_bins
 from stillstack.kernels.denoising import Denoised, denoise, is_narrow, pedestal_of, products
+from stillstack.kernels.given import GivenReference, given_reference
 from stillstack.kernels.levels import (
     Array,
     Level,
@@ -23,10 +23,10 @@ from stillstack.kernels.levels import (
 )
 from stillstack.kernels.moments import LevelView
 from stillstack.kernels.prediction import predicted
-from stillstack.kernels.reference import Reference, Settings, digest_of
+from stillstack.kernels.reference import Reference, Settings
 from stillstack.kernels.refinement import fit_linear
 from stillstack.kernels.search import Search, prepare_search
-from stillstack.kernels.validity import ValueRules, grown
+from stillstack.kernels.validity import grown
 
 SEARCH_PX = 256
 MIN_SEARCH_PX = 32
@@ -112,19 +112,28 @@ def prepare_reference(
     >>> reference.image.shape
     (64, 64)
     """
-    settings = Settings(
-        int(max_shift_px),
-        float(n_frames),
-        float(gain),
-        float(read_noise),
-        float(min_overlap),
-        min_ncc,
-        float(max_peak_ratio),
-        ValueRules(below, above, tuple(equal)),
+    given = given_reference(
+        image,
+        valid,
+        frame_valid=frame_valid,
+        max_shift_px=max_shift_px,
+        n_frames=n_frames,
+        gain=gain,
+        read_noise=read_noise,
+        min_overlap=min_overlap,
+        min_ncc=min_ncc,
+        max_peak_ratio=max_peak_ratio,
+        below=below,
+        above=above,
+        equal=equal,
+        allow_small=allow_small,
     )
-    image, valid, frame_valid = _checked(image, valid, frame_valid, settings, allow_small)
-    valid = valid & ~_lone_pixels(image, valid, settings)
-    valid.flags.writeable = False
+    return _prepared(given)
+
+
+def _prepared(given: GivenReference) -> Reference:
+    image, valid, settings = given.image, given.valid, given.settings
+    frame_valid = given.frame_valid
     offset = float(image[valid].mean(dtype=np.float64))
     filled = smoothing.fill_invalid(np.where(valid, image.astype(np.float64) - offset, 0.0), valid)
     pedestal = pedestal_of(filled, valid, offset, settings)
@@ -140,7 +149,7 @@ def prepare_reference(
         valid=valid,
         frame_valid=frame_valid,
         settings=settings,
-        digest=digest_of(image, valid, frame_valid, settings),
+        digest=given.digest,
         reference_std=np.sqrt(np.diag(denoised.covariance) / settings.n_frames),
         smoothing_px=denoised.sigma,
         offset=offset,
@@ -162,92 +171,6 @@ def _between(filled: Array, denoised: Denoised, factor: int) -> Between | None:
     if is_narrow(denoised):
         return predicted(filled, denoised, factor)
     return between_wide() if denoised.noise_part > NOISE_PART else None
-
-
-def _checked(
-    image: NDArray[Any],
-    valid: NDArray[np.bool_] | None,
-    frame_valid: NDArray[np.bool_] | None,
-    settings: Settings,
-    allow_small: bool,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-    image = np.asarray(image)
-    if image.ndim != 2:
-        raise InputError(
-            f"The reference image has shape {image.shape}.",
-            consequence="Frames are registered to one two-dimensional image (y, x).",
-            cure="Choose one frame, or the mean of several.",
-        )
-    if np.iscomplexobj(image):
-        raise InputError("The reference image is complex.", cure="Take its modulus or real part.")
-    given, static = (
-        None if v is None else np.asarray(v).astype(bool) for v in (valid, frame_valid)
-    )
-    if given is None:
-        given = np.ones(image.shape, bool) if static is None else static
-    static = given if static is None else static
-    for name, array in (("valid", given), ("frame_valid", static)):
-        if array.shape != image.shape:
-            raise InputError(
-                f"`{name}` has shape {array.shape}, the reference image {image.shape}.",
-                cure="Give arrays of equal shape.",
-            )
-    if not 0 < settings.max_shift_px < min(image.shape):
-        raise InputError(
-            f"max_shift_px is {settings.max_shift_px}, the frame {image.shape[0]} x "
-            f"{image.shape[1]} px.",
-            consequence="No pixel of a frame shifted so far would overlap the reference.",
-            cure="Choose max_shift_px between 1 and well under the smaller side of the frame.",
-        )
-    given = given & np.isfinite(image)
-    for name, array in (("valid", given), ("frame_valid", static)):
-        if not array.any():
-            raise InputError(
-                f"`{name}` leaves no valid pixel of {image.size}.",
-                consequence="There is nothing to register.",
-                cure="True means that a pixel counts; was the array inverted?",
-            )
-        if np.count_nonzero(array) < 0.1 * image.size and not allow_small:
-            raise InputError(
-                f"`{name}` leaves {100 * array.mean():.2g} % of the {image.size} pixels.",
-                consequence="An inverted array fails silently as shifts that mean nothing.",
-                cure="True means that a pixel counts; if so few are meant, pass allow_small=True.",
-            )
-    values = image[given]
-    if values.min() == values.max():
-        raise InputError(
-            f"The reference is blank: all its {values.size} valid pixels hold {values[0]}.",
-            consequence="No frame can be registered to it.",
-            cure="Choose another frame, or the mean of several.",
-        )
-    single = np.where(given, image, 0).astype(np.float32)
-    for array in (single, given, static):
-        array.flags.writeable = False
-    return single, given, static
-
-
-def _lone_pixels(
-    image: NDArray[np.float32], valid: NDArray[np.bool_], settings: Settings
-) -> NDArray[np.bool_]:
-    """Pixels far above all their valid neighbours: hot, or struck; no optics draws such a spot."""
-    padded = np.pad(np.where(valid, image, -np.inf), 1, constant_values=-np.inf)
-    n_y, n_x = image.shape
-    highest = np.full(image.shape, -np.inf)
-    for j in range(3):
-        for i in range(3):
-            if (j, i) != (1, 1):
-                np.maximum(highest, padded[j : j + n_y, i : i + n_x], out=highest)
-    base = float(np.median(image[valid]))
-    around = np.where(np.isfinite(highest), highest, base)
-    variance = (settings.gain * np.maximum(around, 0.0) + settings.read_noise**2) / max(
-        settings.n_frames, 1.0
-    )
-    excess = image - around
-    return (
-        valid
-        & (excess > 8.0 * np.sqrt(variance) + 10.0 * settings.gain / max(settings.n_frames, 1.0))
-        & (excess > 2.0 * np.maximum(around - min(base, 0.0), 0.0))
-    )
 
 
 def _search_factor(

@@ -23,6 +23,7 @@ from stillstack.storage.identity import OutputState, inspect_output
 from stillstack.storage.ledger import AnyLedger, BlockRecord, Ledger
 from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
+from stillstack.storage.prepared import HELD_REFERENCES
 from stillstack.storage.reductionstore import (
     GroupWriter,
     ReductionStore,
@@ -30,7 +31,7 @@ from stillstack.storage.reductionstore import (
     open_reduction,
 )
 from stillstack.storage.runstore import RunStore, open_run
-from stillstack.storage.sharing import meet, meeting_folder, unmet
+from stillstack.storage.sharing import meet, meeting_place, unmet
 from stillstack.storage.space import (
     check_space,
     check_writable,
@@ -43,6 +44,7 @@ from stillstack.storage.template import RunTemplate
 
 __all__ = [
     "CHUNKS_IN_FLIGHT",
+    "HELD_REFERENCES",
     "AnyLedger",
     "BlockRecord",
     "BlockStore",
@@ -67,7 +69,7 @@ __all__ = [
     "inspect_output",
     "lock_run",
     "meet",
-    "meeting_folder",
+    "meeting_place",
     "nearest_folder",
     "open_block_store",
     "open_reduction",

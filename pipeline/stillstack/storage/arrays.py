@@ -91,9 +91,10 @@ def write_array(
     attrs: Mapping[str, Any],
     fill: Any = None,
 ) -> None:
-    """Small array with its values, whole, in one chunk up to a million frames."""
+    """Small array with its values, in one chunk up to a million frames; or images, one in each."""
     dtype: Any = str if values.dtype.kind == "U" else values.dtype
-    chunks = (min(values.shape[0], FRAMES_PER_TABLE_CHUNK), *values.shape[1:])
+    rows = 1 if values.ndim > 2 else min(values.shape[0], FRAMES_PER_TABLE_CHUNK)
+    chunks = (rows, *values.shape[1:])
     array = make_array(
         store, name, values.shape, dtype, dims=dims, chunks=chunks, attrs=attrs, fill=fill
     )

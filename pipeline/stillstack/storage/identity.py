@@ -12,7 +12,7 @@ from stillstack.errors import InputError
 from stillstack.storage.arrays import plain_json
 from stillstack.storage.objects import METADATA, RUN_FOLDER
 from stillstack.storage.places import objects_at
-from stillstack.storage.remote import PROBE
+from stillstack.storage.remote import PROBE, TRIAL
 from stillstack.storage.template import FORMAT
 
 OutputState = Literal["new", "unfinished", "complete"]
@@ -113,7 +113,7 @@ def _is_before_marker(inside: set[str], path: Location) -> bool:
     """Whether ``run/`` holds only what is made before the file that marks it as ours."""
     if isinstance(path, Path) and not (path / RUN_FOLDER).is_dir():
         return False
-    return all(name in _BEFORE_MARKER or name.startswith(PROBE) for name in inside)
+    return all(name in _BEFORE_MARKER or name.startswith((PROBE, TRIAL)) for name in inside)
 
 
 def marker() -> bytes:

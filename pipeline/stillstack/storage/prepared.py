@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from stillstack.kernels.reference import Reference
 
 FOLDER: Final = f"{RUN_FOLDER}/prepared"
+HELD_REFERENCES: Final = 2
+"""How many of them a worker holds at a time: blocks of one reference come one after the other."""
+
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 _ALIGNMENT: Final = 64
 _VALUES: Final = {
@@ -40,7 +43,7 @@ _VALUES: Final = {
 
 
 class PreparedReferences:
-    """References of one run, each under its digest.
+    """References of one run, each under its digest or another name.
 
     Parameters
     ----------
@@ -52,44 +55,51 @@ class PreparedReferences:
         self._objects = objects
         self._known: dict[str, str] = {}
 
-    def keep(self, reference: Reference) -> str:
+    def keep(self, reference: Reference, name: str = "") -> str:
         """SHA-256 of the object in which a reference is kept from now on, hexadecimal.
 
-        For the coordinator alone.
+        Parameters
+        ----------
+        reference
+            What to keep.
+        name
+            Under which; its digest, if none is given.
         """
+        name = name or reference.digest
         parts = _packed(reference)
         sha256 = hashlib.sha256()
         for part in parts:
             sha256.update(part)
-        staged = self._objects.stage(_key(reference.digest), sha256.digest(), *parts)
+        staged = self._objects.stage(_key(name), sha256.digest(), *parts)
         self._objects.commit((staged,))
-        self._known[reference.digest] = sha256.hexdigest()
-        return self._known[reference.digest]
+        self._known[name] = sha256.hexdigest()
+        return self._known[name]
 
-    def sha256_of(self, digest: str) -> str:
-        """SHA-256 of the object with this digest; empty where there is none that is of use.
+    def sha256_of(self, name: str) -> str:
+        """SHA-256 of the object of this name; empty where there is none that is of use.
 
         Of use is what is whole and was made by these versions of the packages that decide.
         """
-        if digest not in self._known:
-            data = self._objects.read(_key(digest)) or b""
-            sha256 = hashlib.sha256(memoryview(data)[_DIGEST_BYTES:])
-            if len(data) <= _DIGEST_BYTES or sha256.digest() != data[:_DIGEST_BYTES]:
+        if name not in self._known:
+            sha256 = _own_sha256(self._objects.read(_key(name)) or b"")
+            if not sha256:
                 return ""
-            if _head(data)[0].get("versions") != _versions():
-                return ""
-            self._known[digest] = sha256.hexdigest()
-        return self._known[digest]
+            self._known[name] = sha256
+        return self._known[name]
 
-    def load(self, digest: str, sha256: str) -> Reference | None:
-        """Reference with a digest; None where its object is not the one with this SHA-256.
+    def load(self, name: str, sha256: str = "") -> Reference | None:
+        """Reference of a name, with read-only arrays; None where there is none.
 
-        Its arrays are read-only.
+        Parameters
+        ----------
+        name
+            Under which it was kept.
+        sha256
+            Of the object that is wanted, and no other. If empty, any that is of use.
         """
-        data = self._objects.read(_key(digest))
-        if data is None or len(data) <= _DIGEST_BYTES:
-            return None
-        if hashlib.sha256(memoryview(data)[_DIGEST_BYTES:]).hexdigest() != sha256:
+        data = self._objects.read(_key(name)) or b""
+        found = _sha256(data) if sha256 else _own_sha256(data)
+        if not found or found != (sha256 or found):
             return None
         try:
             return _unpacked(data)
@@ -103,8 +113,20 @@ class PreparedReferences:
             self._objects.remove(FOLDER)
 
 
-def _key(digest: str) -> str:
-    return f"{FOLDER}/{digest}"
+def _key(name: str) -> str:
+    return f"{FOLDER}/{name}"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(memoryview(data)[_DIGEST_BYTES:]).hexdigest()
+
+
+def _own_sha256(data: bytes) -> str:
+    """SHA-256 that an object says it has, if it has it and was made by these versions."""
+    sha256 = _sha256(data)
+    if len(data) <= _DIGEST_BYTES or sha256 != data[:_DIGEST_BYTES].hex():
+        return ""
+    return sha256 if _head(data)[0].get("versions") == _versions() else ""
 
 
 def _versions() -> dict[str, str]:

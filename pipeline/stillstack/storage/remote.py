@@ -27,6 +27,9 @@ _KEYS_TO_ASK_FOR: Final = 64
 PROBE: Final = "clock-"
 """What the names of objects begin with that are made to learn the store's time."""
 
+TRIAL: Final = "doctor-"
+"""What the names of folders begin with in which requests are tried before a run."""
+
 
 class RemoteObjects:
     """Objects under an address.
@@ -187,8 +190,11 @@ class RemoteObjects:
                 again(delete)
 
     def sweep(self) -> int:
-        """Remove what killed processes left of looking at the clock; what they sent is whole."""
-        left = [f"{RUN_FOLDER}/{n}" for n in self.names(RUN_FOLDER) if n.startswith(PROBE)]
+        """Remove what killed processes left of trying the store; what else they sent is whole."""
+        inside = self.names(RUN_FOLDER)
+        left = [f"{RUN_FOLDER}/{name}" for name in inside if name.startswith(PROBE)]
+        tried = [f"{RUN_FOLDER}/{name}" for name in inside if name.startswith(TRIAL)]
+        left += [key for folder in tried for key in listed_sizes(self.address, folder)]
         self._delete(left)
         return len(left)
 

@@ -1,4 +1,4 @@
-"""Whether others see a folder as this process does: words that are left there and found."""
+"""Whether others see an output as this process does: words that are left there and found."""
 
 from __future__ import annotations
 
@@ -7,33 +7,60 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from stillstack.address import Address, Location, located
 from stillstack.errors import InputError
 from stillstack.storage.objects import RUN_FOLDER, sync_folder
+from stillstack.storage.remote_sharing import (
+    WORD,
+    find_word,
+    store_meeting,
+    try_requests,
+    words_not_seen,
+)
 
-_WORD = "word"
 # A network file system shows a new file to other machines when it has asked again.
 _PATIENCE_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def meeting_folder(output: str | Path) -> Iterator[Path]:
-    """Folder where a run will write, or beside it, with a word in it; removed at the end.
+def meeting_place(output: str | Location) -> Iterator[Location]:
+    """Place where a run will write, or beside it, with a word in it; removed at the end.
+
+    Parameters
+    ----------
+    output
+        A folder, or an address in an object store.
+
+    Raises
+    ------
+    StillstackError
+        If it cannot be made, or may not, or an object store does not do what it is asked.
+    """
+    found = located(output)
+    meeting = store_meeting(found) if isinstance(found, Address) else meeting_folder(found)
+    with meeting as place:
+        yield place
+
+
+@contextlib.contextmanager
+def meeting_folder(output: Path) -> Iterator[Path]:
+    """Folder where a run will write, or beside it; as `meeting_place`.
 
     Raises
     ------
     InputError
         If it cannot be made.
     """
-    output = Path(output).absolute()
+    output = output.absolute()
     places = (output / RUN_FOLDER, *output.parents)
     place = next(folder for folder in places if folder.is_dir())
     folder = place / f".stillstack-doctor-{uuid.uuid4().hex}"
     try:
         folder.mkdir()
-        _leave(folder, _WORD)
+        _leave(folder, WORD)
     except OSError as error:
         raise InputError(
             f"{place} cannot be written: {error.strerror or error}.",
@@ -46,8 +73,10 @@ def meeting_folder(output: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def meet(folder: str | Path, name: str) -> float:
-    """Find the word, and leave one as blocks are written: beside, synced, renamed, synced.
+def meet(place: str | Location, name: str) -> float:
+    """Find the word, and leave one as a run writes; in an object store try all that a run does.
+
+    In a folder that is beside, synced, renamed, synced.
 
     Returns
     -------
@@ -57,19 +86,28 @@ def meet(folder: str | Path, name: str) -> float:
     ------
     OSError
         If it cannot be seen, or nothing can be left.
+    StillstackError
+        If an object store forbids it or does not answer.
     """
-    folder = Path(folder)
-    seconds = _find(folder, _WORD)
-    _leave(folder, name)
+    found = located(place)
+    if isinstance(found, Address):
+        seconds = find_word(found, WORD)
+        try_requests(found, name)
+        return seconds
+    seconds = _find(found, WORD)
+    _leave(found, name)
     return seconds
 
 
-def unmet(folder: str | Path, names: Iterator[str] | list[str]) -> list[str]:
+def unmet(place: str | Location, names: Iterable[str]) -> list[str]:
     """Names that were left by others and cannot be seen from here."""
+    found = located(place)
+    if isinstance(found, Address):
+        return words_not_seen(found, names)
     missing = []
     for name in names:
         try:
-            _find(Path(folder), name)
+            _find(found, name)
         except OSError:
             missing.append(name)
     return missing
