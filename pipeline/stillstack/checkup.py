@@ -12,7 +12,7 @@ from dask.utils import format_bytes
 from stillstack.cluster import PAUSE_FRACTION, THREAD_CAPS
 from stillstack.findings import Finding, Findings
 from stillstack.memory import Memory
-from stillstack.model import DECIDING_PACKAGES
+from stillstack.versions import DECIDING_PACKAGES
 from stillstack.worker_view import InputView, WorkerView
 
 PACKAGES: Final = (

@@ -12,4 +12,4 @@ __all__ = ["app", "looking", "main", "making", "planning", "reducing", "running"
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="stillstack")  # also where it is python -m: completion asks for this name

@@ -12,14 +12,12 @@ import hashlib
 import io
 import json
 import pickle
-import platform
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from stillstack.model import DECIDING_PACKAGES
 from stillstack.storage.objects import RUN_FOLDER, Objects
+from stillstack.versions import deciding_versions
 
 if TYPE_CHECKING:
     from stillstack.kernels.reference import Reference
@@ -76,7 +74,7 @@ class PreparedReferences:
             sha256 = hashlib.sha256(memoryview(data)[_DIGEST_BYTES:])
             if len(data) <= _DIGEST_BYTES or sha256.digest() != data[:_DIGEST_BYTES]:
                 return ""
-            if _head(data)[0].get("versions") != _versions():
+            if _head(data)[0].get("versions") != deciding_versions():
                 return ""
             self._known[digest] = sha256.hexdigest()
         return self._known[digest]
@@ -107,18 +105,13 @@ def _key(digest: str) -> str:
     return f"{FOLDER}/{digest}"
 
 
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in DECIDING_PACKAGES}
-    return {"python": platform.python_version(), **packages}
-
-
 def _packed(reference: Reference) -> list[Any]:
     """Parts of an object, without its SHA-256: the size of the head, the head, and the rest."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(_bare(reference), protocol=5, buffer_callback=buffers.append)
     views: list[Any] = [pickled, *(buffer.raw() for buffer in buffers)]
     sizes = [memoryview(view).nbytes for view in views]
-    head = json.dumps({"versions": _versions(), "sizes": sizes}).encode()
+    head = json.dumps({"versions": deciding_versions(), "sizes": sizes}).encode()
     parts: list[Any] = [len(head).to_bytes(8, "little"), head]
     place = _DIGEST_BYTES + 8 + len(head)
     for view, size in zip(views, sizes, strict=True):
