@@ -48,6 +48,7 @@ from stillstack.storage import (
     lease,
     lock_run,
     open_run,
+    process,
 )
 from stillstack.storage.cloud import client
 from stillstack.storage.cloud_store import CloudStore
@@ -376,7 +377,7 @@ def test_a_lock_from_another_machine_is_free_when_it_is_not_kept_alive(
     place = bucket.place("out.zarr")
     monkeypatch.setattr(lease, "BEAT_SECONDS", 1000.0)
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(lease, "_machine", lambda: "elsewhere")
+        elsewhere.setattr(process, "machine_name", lambda: "elsewhere")
         asleep = lock_run(place)
         store = RunStore.create(asleep, template())
     with pytest.raises(InputError, match="is being written by process"):

@@ -13,7 +13,7 @@ from stillstack.address import Address, Location
 from stillstack.cluster import PAUSE_FRACTION, THREAD_CAPS
 from stillstack.findings import Finding, Findings
 from stillstack.memory import Memory
-from stillstack.model import DECIDING_PACKAGES
+from stillstack.versions import DECIDING_PACKAGES
 from stillstack.worker_view import InputView, WorkerView
 
 PACKAGES: Final = (

@@ -20,7 +20,7 @@ from stillstack.run import run
 from stillstack.simulation import SimulatedStack, simulate_stack
 
 if TYPE_CHECKING:
-    from stillstack.execute import OnProgress, Progress
+    from stillstack.watch.progress import OnProgress, Progress
 
 MARKER: Final = "demo.json"
 CONFIG: Final = "demo.yaml"

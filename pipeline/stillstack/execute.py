@@ -8,55 +8,34 @@ blocks in flight.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from distributed import Client, Future, KilledWorker
 
 from stillstack.blockwork import Block, BlockResult, Job, JobPlugin, Rows, probe_frame, run_block
-from stillstack.cluster import thread_count
+from stillstack.cluster import thread_count, workers_memory
 from stillstack.errors import RunFaultError, StillstackError
 from stillstack.flight import Flight, Limits
 from stillstack.interrupt import Interrupts
 from stillstack.layout import Stage
 from stillstack.model import Status, is_good
 from stillstack.storage import AnyLedger, RunStore
+from stillstack.storage.notes import SET_ASIDE_NOTE
+from stillstack.watch.progress import OnProgress, Progress
+from stillstack.watch.teller import Teller
 
-SET_ASIDE_NOTE: Final = "set_aside"
-"""Name of the note in ``run/`` that says why frames were set aside."""
+__all__ = ["SET_ASIDE_NOTE", "OnProgress", "Progress", "Publish", "execute"]
+
+_LOG: Final = logging.getLogger(__name__)
 _ROOM_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is; given to the caller whenever a block has finished.
-
-    Parameters
-    ----------
-    stage
-        ``"reference"``, or the name of the pass over the frames.
-    frames_done, n_frames
-        Frames that are done, and all frames.
-    frames_flagged
-        Frames among those done that are not good.
-    blocks_done, n_blocks
-        The same in blocks.
-    resumed_frames
-        Frames that an earlier attempt had done.
-    """
-
-    stage: str
-    frames_done: int
-    n_frames: int
-    frames_flagged: int = 0
-    blocks_done: int = 0
-    n_blocks: int = 0
-    resumed_frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,7 +45,6 @@ class _Lost:
     why: str
 
 
-OnProgress = Callable[[Progress], None]
 Publish = Callable[[Rows], None]
 
 
@@ -182,7 +160,8 @@ class _Execution:
     def run(self) -> None:
         """Do all blocks: the ordinary ones side by side, suspects alone and last."""
         self._take_stock()
-        self._report()
+        self.teller = self._make_teller()
+        self.teller.begin()
         try:
             self._run_side_by_side()
             for block in self.suspects:
@@ -198,6 +177,24 @@ class _Execution:
                 raise _lost_scheduler() from error
             raise
         self.publish(self.table)
+        self.teller.end()
+
+    def _make_teller(self) -> Teller:
+        n_frames = len(self.table)
+        told = Progress(
+            stage=self.stage.name,
+            frames_done=self._frames_done(),
+            n_frames=n_frames,
+            frames_flagged=self.n_flagged,
+            blocks_done=self.n_done,
+            n_blocks=-(-n_frames // self.store.block_frames),
+            resumed_frames=self.n_resumed,
+        )
+        return Teller(told, partial(workers_memory, self.client), self.progress)
+
+    def _frames_done(self) -> int:
+        # of a stage that does not estimate all rows are known, but not all of them are done
+        return min(self.n_done * self.store.block_frames, len(self.table))
 
     def _take_stock(self) -> None:
         """Fill in what is done already, and line up the rest."""
@@ -284,6 +281,12 @@ class _Execution:
         if self.client.status != "running":
             raise _lost_scheduler() from error
         self.attempts[block.index] = self.attempts.get(block.index, 0) + 1
+        _LOG.warning(
+            "frames %d to %d failed, %d of %d times: %s: %s",
+            *(block.start, block.stop - 1),
+            *(self.attempts[block.index], self.limits.attempts),
+            *(type(error).__name__, error),
+        )
         if self.attempts[block.index] < self.limits.attempts:
             self.waiting.append(block)
         elif isinstance(error, KilledWorker) or future.cancelled():
@@ -309,6 +312,7 @@ class _Execution:
     def _free(self, key: str) -> None:
         """Restart the worker that hangs on a task; set the task apart if that happens again."""
         block = self.flight.block(key)
+        _LOG.warning("frames %d to %d hang: their worker is restarted", block.start, block.stop - 1)
         self.flight.restart_worker_of(key)
         self.attempts[block.index] = self.attempts.get(block.index, 0) + 1
         if self.attempts[block.index] >= self.limits.attempts:
@@ -322,6 +326,7 @@ class _Execution:
 
         Nothing else is in flight, so that no other block can be to blame.
         """
+        _LOG.warning("frames %d to %d are tried one by one", block.start, block.stop - 1)
         killers = dict(block.set_aside)
         for place, number in enumerate(range(block.start, block.stop)):
             if number in block.excluded:
@@ -372,6 +377,7 @@ class _Execution:
             if time.monotonic() > deadline:
                 break
             self._write_table_now_and_then()
+            self.teller.watch_workers()
             key = self.flight.finished(timeout=0.5)
             hung = self.flight.hung() if key is None else None
             if key is not None or hung is not None:
@@ -388,6 +394,7 @@ class _Execution:
 
     def _wind_down(self) -> None:
         """Let blocks finish that workers have taken, and stop."""
+        _LOG.info("asked to stop: blocks that workers have taken are finished first")
         self.waiting.clear()
         self.flight.drop_waiting()
         while self.flight:
@@ -405,10 +412,12 @@ class _Execution:
         if result.reasons:
             self.reasons.update({str(number): why for number, why in result.reasons.items()})
             self.store.write_note(SET_ASIDE_NOTE, self.reasons)
+            for number, why in result.reasons.items():
+                _LOG.warning("frame %d is set aside: %s", number, why)
         self.ledger.append(record)
         self._enter(record.rows, record.start, record.stop)
         self.n_done += 1
-        self._report()
+        self.teller.advance(self._frames_done(), self.n_done, self.n_flagged)
 
     def _enter(self, rows: Rows | None, start: int, stop: int) -> None:
         if rows is not None:
@@ -422,21 +431,3 @@ class _Execution:
             self.publish(self.table)
             # never more than a twentieth of the coordinator's time
             self.table_written = time.monotonic() + 20 * (time.monotonic() - began)
-
-    def _report(self) -> None:
-        if self.progress is None:
-            return
-        # of a stage that does not estimate all rows are known, but not all of them are done
-        n_frames = len(self.table)
-        n_done = min(self.n_done * self.store.block_frames, n_frames)
-        self.progress(
-            Progress(
-                stage=self.stage.name,
-                frames_done=n_done,
-                n_frames=n_frames,
-                frames_flagged=self.n_flagged,
-                blocks_done=self.n_done,
-                n_blocks=-(-n_frames // self.store.block_frames),
-                resumed_frames=self.n_resumed,
-            )
-        )

@@ -17,18 +17,6 @@ AXIS: Final = "axis"
 GROUP: Final = "group"
 AXES: Final = ("y", "x")
 
-DECIDING_PACKAGES: Final = (
-    "stillstack",
-    "numpy",
-    "scipy",
-    "numba",
-    "dask",
-    "distributed",
-    "xarray",
-    "zarr",
-)
-"""Whose versions decide on what is stored: kept with a run, and the same in all its processes."""
-
 
 class Status(enum.IntFlag):
     """Why a frame is rejected (low byte) or worth a look (high byte).

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import logging
 import os
-import platform
 import socket
 import time
 from collections.abc import Iterator
@@ -22,22 +21,40 @@ from stillstack.blockwork import (
 )
 from stillstack.config import config_digest, result_settings
 from stillstack.errors import RunFaultError, StillstackError
-from stillstack.execute import OnProgress, Progress
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
 from stillstack.layout import ESTIMATE, Stage
-from stillstack.model import DECIDING_PACKAGES, GROUP, TRAJECTORY_COLUMNS, Status
+from stillstack.model import GROUP, TRAJECTORY_COLUMNS, Status
 from stillstack.plan import Plan
 from stillstack.references import References, make_references
 from stillstack.settle import frame_order
 from stillstack.sources import selected
 from stillstack.stacks import Canvas, common_canvas
 from stillstack.storage import RunLock, RunStore, RunTemplate
+from stillstack.storage.notes import ATTEMPTS_NOTE, INPUT_OPTIONS_NOTE
+from stillstack.versions import deciding_versions
+from stillstack.watch.progress import OnProgress, Progress
 
-ATTEMPTS_NOTE: Final = "attempts"
-"""Name of the note in ``run/`` that says when and where the run was worked on."""
+_LOG: Final = logging.getLogger(__name__)
 
-INPUT_OPTIONS_NOTE: Final = "input_options"
-"""Name of the note in ``run/`` that says how the address of the input is reached."""
+
+def note_plan(plan: Plan) -> None:
+    """Write into the log what is about to be run, and where."""
+    layout = plan.layout
+    height, width = layout.frame_shape
+    versions = ", ".join(f"{name} {version}" for name, version in deciding_versions().items())
+    _LOG.info("process %d on %s: %s", os.getpid(), socket.gethostname(), versions)
+    _LOG.info(
+        "%s, %d frames of %d x %d, %s, in %d blocks of %d; passes: %s",
+        *(plan.source.name, layout.n_frames, height, width, layout.source_dtype),
+        *(layout.n_blocks, layout.block_frames, ", ".join(layout.stage_names)),
+    )
+    _LOG.info(
+        "output %s (%s), %s; %d workers, %d MB at most each; config %s",
+        *(plan.config.output.path, plan.output_state, layout.aligned_dtype or "table only"),
+        *(plan.workers, plan.memory.limit // 10**6, config_digest(plan.config)),
+    )
+    for finding in plan.warnings:
+        _LOG.warning("%s", finding)
 
 
 def opened_store(plan: Plan, lock: RunLock, progress: OnProgress | None) -> RunStore:
@@ -47,7 +64,10 @@ def opened_store(plan: Plan, lock: RunLock, progress: OnProgress | None) -> RunS
         return RunStore.resume(lock, durable=durable)
     if progress is not None:
         progress(Progress("reference", 0, plan.layout.n_frames))
+    began = time.monotonic()
     made = make_references(plan)
+    notes = "; ".join(made.notes)
+    _LOG.info("the reference is made, in %.1f s: %s", time.monotonic() - began, notes)
     store = RunStore.create(lock, _template(plan, made), durable=durable)
     store.prepared.keep(made.prepared)
     if plan.config.input.options:
@@ -192,10 +212,7 @@ def _template(plan: Plan, made: References) -> RunTemplate:
             "reference_digest": made.prepared.digest,
             "reference_std": [float(value) for value in made.prepared.reference_std],
             "reference_notes": list(made.notes),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: importlib.metadata.version(name) for name in DECIDING_PACKAGES},
-            },
+            "versions": deciding_versions(),
         },
     )
 

@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import xarray as xr
 
 from stillstack import storage
 from stillstack.address import Location, located
-from stillstack.cluster import OnLink, client_for
+from stillstack.cluster import (
+    OnLink,
+    check_performance_report,
+    client_for,
+    performance_report,
+)
 from stillstack.config import RunConfig, load_config, make_config
 from stillstack.errors import disk_fault
-from stillstack.execute import OnProgress, execute
+from stillstack.execute import execute
 from stillstack.interrupt import Interrupts
 from stillstack.plan import Plan
 from stillstack.plan import plan as make_plan
-from stillstack.prepare import attempt_noted, is_done, job_for, opened_store, verify
+from stillstack.prepare import attempt_noted, is_done, job_for, note_plan, opened_store, verify
 from stillstack.reduction.virtual import with_virtual_aligned
 from stillstack.settle import finish, publish, rows_before
 from stillstack.storage import RunStore, lock_run
+from stillstack.watch.notebook import notebook_progress
+from stillstack.watch.progress import OnProgress
+from stillstack.watch.runlog import run_log
 
 __all__ = ["open_run", "run"]
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Told:
+    """To whom a run tells what, and where the performance report goes."""
+
+    progress: OnProgress | None
+    on_link: OnLink | None
+    performance: Path | None
 
 
 def run(
@@ -31,6 +52,7 @@ def run(
     *,
     progress: OnProgress | None = None,
     on_link: OnLink | None = None,
+    performance: str | Path | None = None,
 ) -> xr.Dataset:
     """Run a config, or finish the run that an earlier attempt began, and open the result.
 
@@ -41,9 +63,12 @@ def run(
     config
         A config, its path, its sections as a mapping, or the plan that was just made of it.
     progress
-        Called with a `Progress` whenever a block has finished.
+        Called with a `Progress` whenever a block has finished. In a notebook it is shown under the
+        cell where nothing is given.
     on_link
         Called with the address of the cluster's dashboard when the cluster is there.
+    performance
+        HTML file for Dask's report on what the cluster did; none where nothing is given.
 
     Returns
     -------
@@ -64,16 +89,27 @@ def run(
     >>> result = run("run.yaml")  # doctest: +SKIP
     >>> result.aligned.where(result.status == 0).mean("frame")  # doctest: +SKIP
     """
+    if performance is not None:
+        check_performance_report()
+    shown = notebook_progress() if progress is None else None
+    told = Told(
+        progress or shown,
+        on_link or (shown.dashboard if shown else None),
+        None if performance is None else Path(performance),
+    )
     with Interrupts() as interrupts:
         plan = _plan_of(config).refuse()
+        place = plan.config.output.place
         try:
-            with lock_run(plan.config.output.place) as lock:
-                store = opened_store(plan, lock, progress)
+            with lock_run(place) as lock, run_log(place):
+                note_plan(plan)
+                store = opened_store(plan, lock, told.progress)
                 if not is_done(store, plan):
                     with attempt_noted(store):
-                        _execute(plan, store, interrupts, progress, on_link)
+                        _execute(plan, store, interrupts, told)
                         verify(store, plan)
                         finish(store)
+                _LOG.info("the run is complete")
         except OSError as error:
             raise disk_fault(error, plan.config.output.path) from error
     return open_run(plan.config.output.place)
@@ -111,14 +147,16 @@ def _execute(
     plan: Plan,
     store: RunStore,
     interrupts: Interrupts,
-    progress: OnProgress | None,
-    on_link: OnLink | None,
+    told: Told,
 ) -> None:
     """Pass over the frames as often as the plan says, on one cluster."""
     cluster = plan.config.cluster
-    with client_for(
-        cluster, workers=plan.workers, memory_limit=plan.memory.limit, on_link=on_link
-    ) as client:
+    with (
+        client_for(
+            cluster, workers=plan.workers, memory_limit=plan.memory.limit, on_link=told.on_link
+        ) as client,
+        performance_report(client, told.performance),
+    ):
         for stage in plan.layout.stages:
             rows = rows_before(store, stage, plan.left_out)
             execute(
@@ -129,7 +167,7 @@ def _execute(
                 rows,
                 interrupts=interrupts,
                 publish=functools.partial(publish, store, stage),
-                progress=progress,
+                progress=told.progress,
                 most_workers=cluster.adapt[1] if cluster.adapt else 1,
             )
 

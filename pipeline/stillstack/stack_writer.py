@@ -25,9 +25,9 @@ from stillstack.storage import (
     inspect_output,
     lock_run,
 )
+from stillstack.storage.notes import SET_ASIDE_NOTE
 
 STAGE: Final = "ingest"
-SET_ASIDE_NOTE: Final = "set_aside"
 _CHUNK_BYTES: Final = 4 * 2**20
 _MOST_CHUNK_FRAMES: Final = 32
 _BLOCK_BYTES: Final = 32 * 2**20

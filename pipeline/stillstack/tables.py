@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stillstack.model import Status
-from stillstack.report.provenance import byte_size, duration
+from stillstack.quantities import byte_size, clock, duration
 from stillstack.summary import Summary, compact_ranges
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from stillstack.ingest import Written
     from stillstack.plan import Plan
     from stillstack.scaling import Scale
+    from stillstack.sources.contents import Contents, Span
     from stillstack.verification import Verification
+    from stillstack.watch.status import RunState, StageState
 
 Rows = list[tuple[str, str]]
 
@@ -63,6 +66,94 @@ def verification_rows(found: Verification) -> Rows:
     if found.sound:
         rows.append(("found", "every object holds what was written"))
     return rows
+
+
+_MOST_REASONS = 5
+
+
+def status_rows(seen: RunState) -> Rows:
+    """Tell how far a run has come."""
+    rows = [("state", f"{seen.state}, {_writer(seen)}")]
+    rows += [(stage.name, _stage(stage, seen)) for stage in seen.stages]
+    if seen.n_frames and seen.n_frames > seen.n_pending and (seen.n_good or seen.flags):
+        known = seen.n_frames - seen.n_pending
+        rows.append(("frames", f"{_counts(known, seen.n_good)}, when the table was last written"))
+    rows += [("", f"{name}: {count:,}") for name, count in seen.flags.items()]
+    if seen.set_aside:
+        numbers = tuple(sorted(seen.set_aside))
+        rows.append(("set aside", f"{len(numbers):,}: {compact_ranges(numbers)}"))
+        rows += [("", f"frame {n}: {seen.set_aside[n]}") for n in numbers[:_MOST_REASONS]]
+    for attempt in seen.attempts[-3:]:
+        rows.append(("attempt", _attempt(attempt)))
+    return rows
+
+
+def _writer(seen: RunState) -> str:
+    writer = seen.writer
+    if writer is None:
+        again = "" if seen.state == "complete" else "; the same command goes on"
+        return f"nobody writes to it{again}"
+    if writer.alive is False:
+        return f"nobody writes to it: {writer} died; the same command goes on"
+    doubt = "" if writer.alive else ", if it still lives, which only that machine can tell"
+    return f"being written by {writer} since {clock(writer.since)}{doubt}"
+
+
+def _stage(stage: StageState, seen: RunState) -> str:
+    done = f"{stage.frames_done:,} of {stage.n_frames:,} frames"
+    if seen.is_written is False or seen.state == "complete":
+        return done
+    if seen.current is not stage or stage.rate is None:
+        return done
+    left = stage.seconds_left
+    coming = "nothing has come for ten minutes" if left is None else f"{duration(left)} left"
+    return f"{done}, {stage.rate:.3g} frames/s, {coming}"
+
+
+def _attempt(attempt: Mapping[str, Any]) -> str:
+    began, ended = attempt.get("began"), attempt.get("ended")
+    took = f" for {duration(ended - began)}" if began is not None and ended is not None else ""
+    outcome = str(attempt.get("outcome", "not known"))
+    where = f"process {attempt.get('process')} on {attempt.get('host')}"
+    return f"{clock(began)}{took}, {where}: {outcome}"
+
+
+_MOST_ATTRIBUTES = 24
+
+
+def info_rows(found: Contents) -> Rows:
+    """Tell what lies at a path."""
+    kinds = {
+        "source": found.format,
+        "stack": f"{found.format}, a stack of stillstack",
+        "run": f"{found.format}, a run of stillstack",
+    }
+    finished = {None: "", True: ", complete", False: ", unfinished"}[found.complete]
+    rows = [("format", kinds[found.kind] + finished)]
+    if found.shape is not None:
+        n_frames, height, width = found.shape
+        pieces = f"{found.chunk_frames:,} frames stored as one piece"
+        rows += [
+            ("frames", f"{n_frames:,} of {height} x {width} pixels, {found.dtype}"),
+            ("size", f"{byte_size(n_frames * found.frame_bytes)} as pixels; {pieces}"),
+        ]
+    rows += [("coordinate", f"{name}: {_span(span)}") for name, span in found.coords.items()]
+    rows += [("variable", f"{name}: {text}") for name, text in found.variables.items()]
+    shown = list(found.attrs.items())[:_MOST_ATTRIBUTES]
+    rows += [("attribute", f"{name}: {value}") for name, value in shown]
+    if len(found.attrs) > len(shown):
+        rows.append(("", f"and {len(found.attrs) - len(shown)} more: --json has them all"))
+    return rows
+
+
+def _span(span: Span) -> str:
+    if not span.n_distinct:
+        return f"no values ({span.dtype})"
+    missing = f", missing in {span.n_missing:,} frames" if span.n_missing else ""
+    first, last = (f"{v:.6g}" if isinstance(v, float) else repr(v) for v in (span.first, span.last))
+    if span.n_distinct == 1:
+        return f"{first} in all ({span.dtype}{missing})"
+    return f"{first} to {last}, {span.n_distinct:,} values ({span.dtype}{missing})"
 
 
 def doctor_rows(found: Diagnosis) -> Rows:

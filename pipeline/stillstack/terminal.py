@@ -22,25 +22,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from stillstack.watch.progress import STAGE_WORDS, Pace
+
 if TYPE_CHECKING:
     from stillstack.errors import StillstackError
-    from stillstack.execute import Progress as RunProgress
+    from stillstack.watch.progress import Progress as RunProgress
 
 _LOG_SECONDS: Final = 10.0
 _LABEL_WIDTH: Final = 11
 _SIGNALLED: Final = 128
-
-STAGE_WORDS: Final = {
-    "reference": "making the reference",
-    "align": "registering and aligning",
-    "estimate": "registering",
-    "apply": "aligning",
-    "ingest": "copying",
-    "simulate": "simulating",
-    "assess": "registering trials",
-    "verify": "reading what was written",
-    "reduce": "averaging",
-}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -105,7 +95,8 @@ class Display:
         self._stage = stage
         self._console = console(stderr=True)
         self._tasks: dict[str, TaskID] = {}
-        self._logs: dict[str, tuple[float, int, float]] = {}
+        self._logs: dict[str, float] = {}
+        self._pace = Pace()
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -138,13 +129,12 @@ class Display:
     def run(self, progress: RunProgress) -> None:
         """Show where a run is."""
         known = progress.n_blocks > 0
-        flagged = f", {progress.frames_flagged} rejected" if progress.frames_flagged else ""
         self._show(
             progress.stage,
             progress.frames_done if known else None,
             progress.n_frames,
             progress.resumed_frames,
-            flagged,
+            progress.notes,
         )
 
     def dashboard(self, link: str) -> None:
@@ -182,18 +172,16 @@ class Display:
     def _log(self, stage: str, words: str, count: tuple[int | None, int, int], note: str) -> None:
         done, total, resumed = count
         now = time.monotonic()
+        pace = self._pace.words(stage, resumed if done is None else done, total)
         if stage not in self._logs:
-            self._logs[stage] = (now, resumed, now)
+            self._logs[stage] = now
             begun = f", {resumed} frames were done before" if resumed else ""
             say(f"{words}: {total} frames{begun}")
             return
-        began, first, last = self._logs[stage]
-        if done is None or (now - last < _LOG_SECONDS and done < total):
+        if done is None or (now - self._logs[stage] < _LOG_SECONDS and done < total):
             return
-        self._logs[stage] = (began, first, now)
-        rate = (done - first) / max(now - began, 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-        say(f"{words}: {done} of {total} frames{note}, {rate:.3g} frames/s{left}")
+        self._logs[stage] = now
+        say(f"{words}: {done} of {total} frames{note}{pace}")
 
 
 def as_json(value: Any) -> str:

@@ -19,4 +19,4 @@ __all__ = ["app", "assessing", "looking", "main", "making", "planning", "reducin
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="stillstack")  # also where it is python -m: completion asks for this name

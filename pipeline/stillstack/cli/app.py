@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from stillstack.versions import deciding_versions
 
 app = typer.Typer(
     name="stillstack",
@@ -14,7 +15,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 good, 1 fault, 2 mend your input, 3 finished with unreadable frames set "
     "aside, 130 or 143 interrupted (the same command goes on).",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -31,6 +31,11 @@ Overrides = Annotated[
     ),
 ]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config of the run.")]
+Variable = Annotated[str | None, typer.Option(help="Array inside a Zarr group or an HDF5 file.")]
+Pattern = Annotated[
+    str | None,
+    typer.Option(help="What file names say, such as 'scan{scan:d}_delay{delay:f}.tif'."),
+]
 ChunkFrames = Annotated[
     int | None, typer.Option(min=1, help="Frames in a chunk. Default: about 4 MiB of them.")
 ]
@@ -39,7 +44,11 @@ Codec = Annotated[Literal["zstd", "lz4"], typer.Option(help="zstd is smaller, lz
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"stillstack {importlib.metadata.version('stillstack')}")
+        versions = deciding_versions()
+        python = versions.pop("python")
+        for name, version in versions.items():  # its own first
+            typer.echo(f"{name} {version}")
+        typer.echo(f"python {python}")
         raise typer.Exit
 
 
@@ -48,7 +57,10 @@ def _common(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the versions that matter and exit.",
         ),
     ] = False,
 ) -> None:

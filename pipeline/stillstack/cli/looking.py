@@ -1,4 +1,4 @@
-"""Commands that look at what a run wrote: verify, report."""
+"""Commands that look at what there is: status, info, verify, report."""
 
 from __future__ import annotations
 
@@ -7,8 +7,56 @@ from typing import Annotated
 
 import typer
 
-from stillstack.cli.app import Debug, Json, app
+from stillstack.cli.app import Debug, Json, Pattern, Variable, app
 from stillstack.exit_codes import FAULT, guarded
+
+
+@app.command(epilog="Example: **stillstack status run7.zarr**, from another terminal")
+@guarded
+def status(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a stack being copied.")],
+    *,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say how far a run has come, while it runs or afterwards; nothing is changed."""
+    del debug
+    from stillstack.tables import status_rows
+    from stillstack.terminal import as_json, show_rows, show_text
+    from stillstack.watch.status import look_at
+
+    seen = look_at(path)
+    if json:
+        show_text(as_json(seen.to_json()))
+    else:
+        show_rows(f"Status of {seen.path}", status_rows(seen))
+
+
+@app.command(epilog="Example: **stillstack info '/data/run7/*.tif' --pattern 'd{delay:f}.tif'**")
+@guarded
+def info(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="Frames of any format, a stack, or a run.")
+    ],
+    *,
+    variable: Variable = None,
+    pattern: Pattern = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what lies at a path, and with which config lines to begin; no frame is read."""
+    del debug
+    from stillstack.sources.contents import contents
+    from stillstack.tables import info_rows
+    from stillstack.terminal import as_json, show_rows, show_text
+
+    found = contents(path, variable=variable, pattern=pattern)
+    if json:
+        show_text(as_json(found.to_json()))
+        return
+    show_rows(found.path, info_rows(found))
+    if found.config:
+        show_text(f"\nA config to begin with, to which valid pixels belong:\n\n{found.config}")
 
 
 @app.command(epilog="Example: **stillstack verify run7.zarr**, then run again what it found")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stillstack.cli.app import ChunkFrames, Codec, Debug, app
+from stillstack.cli.app import ChunkFrames, Codec, Debug, Pattern, Variable, app
 from stillstack.exit_codes import FAULT, SET_ASIDE, guarded
 
 if TYPE_CHECKING:
@@ -120,13 +120,8 @@ def ingest(
         str, typer.Argument(metavar="DST", help="Zarr stack to write: a folder or an address.")
     ],
     *,
-    variable: Annotated[
-        str | None, typer.Option(help="Array inside a Zarr group or an HDF5 file.")
-    ] = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(help="What file names say, such as 'scan{scan:d}_delay{delay:f}.tif'."),
-    ] = None,
+    variable: Variable = None,
+    pattern: Pattern = None,
     chunk_frames: ChunkFrames = None,
     codec: Codec = "zstd",
     debug: Debug = False,

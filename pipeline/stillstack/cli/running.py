@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,14 @@ def run(
     with_report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write the report at the end.")
     ] = True,
+    with_performance: Annotated[
+        bool,
+        typer.Option(
+            "--performance-report",
+            help="Write Dask's report on what the cluster did beside the run, "
+            "RUN-performance.html. Needs stillstack[dashboard].",
+        ),
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -33,17 +42,26 @@ def run(
     from stillstack.plan import plan as make_plan
     from stillstack.report import write_report
     from stillstack.run import run as run_config
+    from stillstack.storage import file_beside
     from stillstack.summary import summarise
     from stillstack.tables import run_json, run_rows
     from stillstack.terminal import Display, as_json, say, show_error, show_rows, show_text
 
     loaded = load_config(config, overrides or ())
-    began = time.monotonic()
+    began, started = time.monotonic(), time.time()
     planned = make_plan(loaded).refuse()
     for finding in planned.warnings:
         say(f"Warning: {finding}")
+    performance = file_beside(loaded.output.place, "-performance.html")
     with Display() as display:
-        result = run_config(planned, progress=display.run, on_link=display.dashboard)
+        result = run_config(
+            planned,
+            progress=display.run,
+            on_link=display.dashboard,
+            performance=performance if with_performance else None,
+        )
+    if with_performance:
+        say(_performance_words(performance, began=started))
     seconds = time.monotonic() - began
     summary = summarise(result)
     page = None
@@ -61,3 +79,10 @@ def run(
     if summary.n_unreadable:
         say(f"{summary.n_unreadable} frames could not be read and were set aside.")
         raise typer.Exit(SET_ASIDE)
+
+
+def _performance_words(page: Path, *, began: float) -> str:
+    """Say where the performance report is, or why there is none."""
+    if page.is_file() and page.stat().st_mtime >= began:
+        return f"Performance report: {page}"
+    return "There is no performance report: nothing was left to do, or run/log.txt says why."

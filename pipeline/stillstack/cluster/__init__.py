@@ -12,6 +12,8 @@ from stillstack.cluster.client import (
     machine_size,
     thread_count,
 )
+from stillstack.cluster.heartbeats import WorkerMemory, workers_memory
+from stillstack.cluster.performance import check_performance_report, performance_report
 from stillstack.cluster.settings import PAUSE_FRACTION, THREAD_CAPS
 from stillstack.cluster.streaming import finished
 
@@ -19,10 +21,14 @@ __all__ = [
     "PAUSE_FRACTION",
     "THREAD_CAPS",
     "OnLink",
+    "WorkerMemory",
     "active_client",
+    "check_performance_report",
     "client_for",
     "dashboard_link",
     "finished",
     "machine_size",
+    "performance_report",
     "thread_count",
+    "workers_memory",
 ]

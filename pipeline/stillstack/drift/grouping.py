@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stillstack.drift.clock import find_gaps, read_clock
 from stillstack.config.trajectory import TrajectoryConfig
+from stillstack.drift.clock import find_gaps, read_clock
 from stillstack.errors import InputError
 
 Indices = NDArray[np.int64]

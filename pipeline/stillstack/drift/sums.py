@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stillstack.drift.clock import Clock, Gap, find_gaps, read_clock
 from stillstack.config.trajectory import TrajectoryConfig
+from stillstack.drift.clock import Clock, Gap, find_gaps, read_clock
 from stillstack.drift.evidence import errors_of
 from stillstack.drift.motion import Motion, Positions, drift_states
 from stillstack.drift.repair import repairable, repaired_status, within_reach

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from stillstack.errors import InputError
 from stillstack.frameblock import Resampling
+from stillstack.quantities import byte_size
 from stillstack.reduction.aligned_frames import Job, align_into, frames_of
 from stillstack.reduction.pieces import Piece
 from stillstack.reduction.sums import Sums
-from stillstack.storage import size_in_words
 
 # A band of rows is one more pass over the group's frames.
 _MOST_BANDS: Final = 16
@@ -45,11 +45,11 @@ def median_bands(job: Job, n_frames: int, task_bytes: int) -> tuple[tuple[int, i
         least = math.ceil(height / _MOST_BANDS) * row_bytes
         raise InputError(
             f"The median of {n_frames} frames of {height} x {width} pixels takes "
-            f"{size_in_words(row_bytes * height)}, and a task has {size_in_words(task_bytes)} "
+            f"{byte_size(row_bytes * height)}, and a task has {byte_size(task_bytes)} "
             "for it.",
             consequence=f"The frames would be read more than {_MOST_BANDS} times.",
             cure="Use the sigma-clipped mean, make groups of fewer frames, or use workers with "
-            f"{size_in_words(least)} or more for each thread.",
+            f"{byte_size(least)} or more for each thread.",
         )
     n_bands = math.ceil(height / min(rows, height))
     edges = np.linspace(0, height, n_bands + 1).round().astype(int)

@@ -10,8 +10,8 @@ from stillstack.errors import InputError, StillstackError
 from stillstack.inspection import fingerprint_of
 from stillstack.sources import Source, corrected, open_source
 from stillstack.storage import RunStore
+from stillstack.storage.notes import INPUT_OPTIONS_NOTE
 
-INPUT_OPTIONS_NOTE: Final = "input_options"
 _GIVE: Final = "or give them, wherever they are, as the source of reduce_run or virtual_aligned."
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from stillstack.cluster import OnLink
 from stillstack.config.cluster import ClusterConfig
 from stillstack.errors import InputError
 from stillstack.frameblock import Resampling
-from stillstack.model import DECIDING_PACKAGES, FRAME
+from stillstack.model import FRAME
 from stillstack.reduction.aligned_frames import Job
 from stillstack.reduction.lazy import lazy_dataset
 from stillstack.reduction.middle import median_bands
@@ -37,6 +36,7 @@ from stillstack.reduction.tasks import Work
 from stillstack.reduction.written import Engine, OnFrames, write_reduction
 from stillstack.sources import Source
 from stillstack.storage import RunStore, open_reduction, open_run
+from stillstack.versions import deciding_versions
 
 
 @dataclass(frozen=True)
@@ -225,5 +225,5 @@ def _attributes(work: Work, store: RunStore) -> dict[str, Any]:
         "frames_used": selection.n_used,
         "frames_left_out": n_left_out,
         "frames_left_out_because": dict(selection.left_out),
-        "versions": {name: importlib.metadata.version(name) for name in DECIDING_PACKAGES},
+        "versions": deciding_versions(),
     }

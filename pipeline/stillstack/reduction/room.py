@@ -12,10 +12,10 @@ from stillstack.config.cluster import ClusterConfig
 from stillstack.errors import InputError
 from stillstack.findings import Findings
 from stillstack.memory import PREPARING_IMAGES, PROCESS_BYTES, REFERENCE_IMAGES
+from stillstack.quantities import byte_size
 from stillstack.reduction.pieces import READ_BYTES, STATE_BYTES_PER_PIXEL, buffer_images
 from stillstack.sizing import room_for
 from stillstack.sources import Source
-from stillstack.storage import size_in_words
 
 # Sums that are merged at a time, those they are merged into, and those that wait elsewhere in the
 # tree; results of a group while they are compressed.
@@ -101,8 +101,8 @@ def workers_for(config: ClusterConfig, needed: int, median: bool) -> Workers:
     most = max(1, available // limit)
     if limit > room.available or (room.given and room.given < limit):
         raise InputError(
-            f"A worker of this reduction takes {size_in_words(limit)}, and "
-            f"{size_in_words(room.given or room.available)} are allowed.",
+            f"A worker of this reduction takes {byte_size(limit)}, and "
+            f"{byte_size(room.given or room.available)} are allowed.",
             consequence="It would be stopped for want of memory.",
             cure="Use a machine or a memory_limit with more, or the address of a cluster.",
         )

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from stillstack.address import Address, Location, located
+from stillstack.address import Location, located
 from stillstack.errors import InputError, StillstackError
 from stillstack.explore import plot_drift, plot_status
 from stillstack.model import REJECTING, Status
@@ -30,11 +30,12 @@ from stillstack.pictures import (
     image_norm,
     plot_image,
 )
+from stillstack.quantities import byte_size, duration
 from stillstack.report.comparison import Comparison, compare
-from stillstack.report.provenance import Provenance, byte_size, duration, read_provenance
+from stillstack.report.provenance import Provenance, read_provenance
 from stillstack.report.verdict import answers, cautions
 from stillstack.sources import Source
-from stillstack.storage import open_run
+from stillstack.storage import file_beside, open_run
 from stillstack.summary import (
     MEANINGS,
     Summary,
@@ -82,9 +83,7 @@ def report_path(run_path: str | Location) -> Path:
     >>> report_path("s3://bucket/monday.zarr").as_posix()
     'monday.html'
     """
-    path = located(run_path)
-    file = f"{path.name.removesuffix('.zarr') or path.name}.html"
-    return Path(file) if isinstance(path, Address) else path.with_name(file)
+    return file_beside(located(run_path), ".html")
 
 
 def write_report(run_path: str | Location, out: str | Path | None = None) -> Path:

@@ -8,7 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from stillstack.report.provenance import Provenance, byte_size, duration
+from stillstack.quantities import byte_size, duration
+from stillstack.report.provenance import Provenance
 from stillstack.summary import Summary, compact_ranges
 
 _MOST_GOOD: Final = 0.9

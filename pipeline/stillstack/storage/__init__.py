@@ -18,11 +18,13 @@ A run, from the coordinator's side::
 
 from stillstack.storage.blocks import CHUNKS_IN_FLIGHT, BlockWriter, BlockWriting
 from stillstack.storage.blockstore import BlockStore, DamagedBlock
+from stillstack.storage.cloud import check_reachable
 from stillstack.storage.digest import digest_store
-from stillstack.storage.identity import OutputState, inspect_output
-from stillstack.storage.ledger import AnyLedger, BlockRecord, Ledger
+from stillstack.storage.identity import OutputState, inspect_output, read_attributes, refuse_foreign
+from stillstack.storage.ledger import AnyLedger, BlockRecord, Glance, Ledger
 from stillstack.storage.locking import RunLock, lock_run
 from stillstack.storage.objects import StoredObject
+from stillstack.storage.places import file_beside
 from stillstack.storage.prepared import HELD_REFERENCES
 from stillstack.storage.reductionstore import (
     GroupWriter,
@@ -37,10 +39,10 @@ from stillstack.storage.space import (
     check_writable,
     free_bytes,
     nearest_folder,
-    size_in_words,
 )
 from stillstack.storage.stack import StackStore, create_stack, open_block_store
 from stillstack.storage.template import RunTemplate
+from stillstack.storage.writer import Writer, find_writer
 
 __all__ = [
     "CHUNKS_IN_FLIGHT",
@@ -51,6 +53,7 @@ __all__ = [
     "BlockWriter",
     "BlockWriting",
     "DamagedBlock",
+    "Glance",
     "GroupWriter",
     "Ledger",
     "OutputState",
@@ -61,10 +64,14 @@ __all__ = [
     "RunTemplate",
     "StackStore",
     "StoredObject",
+    "Writer",
+    "check_reachable",
     "check_space",
     "check_writable",
     "create_stack",
     "digest_store",
+    "file_beside",
+    "find_writer",
     "free_bytes",
     "inspect_output",
     "lock_run",
@@ -74,6 +81,7 @@ __all__ = [
     "open_block_store",
     "open_reduction",
     "open_run",
-    "size_in_words",
+    "read_attributes",
+    "refuse_foreign",
     "unmet",
 ]

@@ -17,7 +17,7 @@ from stillstack.errors import InputError, RunFaultError
 from stillstack.storage.arrays import group_metadata, member_metadata, plain_json
 from stillstack.storage.blocks import BlockWriter
 from stillstack.storage.identity import marker, read_attributes
-from stillstack.storage.ledger import AnyLedger, BlockRecord
+from stillstack.storage.ledger import AnyLedger, BlockRecord, Glance
 from stillstack.storage.locking import RunLock
 from stillstack.storage.objects import METADATA, RUN_FOLDER, Objects, StoredObject
 from stillstack.storage.places import ledger_of, objects_at, stages_of
@@ -174,6 +174,11 @@ class BlockStore:
             for block, start in starts:
                 ledger.append(BlockRecord(block, start, start))
 
+    def glance(self, stage: str) -> Glance:
+        """Return what a stage's ledger says, without rows, and without a look at any object."""
+        seen = self.ledger(stage).glance()
+        return Glance(self._whole(stage, seen.records), seen.n_earlier)
+
     def recorded_blocks(self, stage: str) -> set[int]:
         """Blocks that a stage's ledger has, whatever became of their objects."""
         return set(self._records(stage))
@@ -241,7 +246,10 @@ class BlockStore:
         self._put_group(group_metadata(attributes), attributes)
 
     def _records(self, stage: str) -> dict[int, BlockRecord]:
-        records = self.ledger(stage).records()
+        return self._whole(stage, self.ledger(stage).records())
+
+    def _whole(self, stage: str, records: Mapping[int, BlockRecord]) -> dict[int, BlockRecord]:
+        """Those records that are of whole blocks; others take such a record back."""
         return {
             block: record
             for block, record in records.items()

@@ -10,14 +10,16 @@ from typing import Any, Final, Literal
 from stillstack.address import Address, Location, located
 from stillstack.errors import InputError
 from stillstack.storage.arrays import plain_json
-from stillstack.storage.objects import METADATA, RUN_FOLDER
+from stillstack.storage.objects import LOG, METADATA, RUN_FOLDER
 from stillstack.storage.places import objects_at
 from stillstack.storage.remote import PROBE, TRIAL
 from stillstack.storage.template import FORMAT
 
 OutputState = Literal["new", "unfinished", "complete"]
 _ABSENT: Final = "absent"
-_BEFORE_MARKER: Final = frozenset({"lock", "lock.json", "holder.json", "tmp", METADATA})
+_BEFORE_MARKER: Final = frozenset(
+    {"lock", "lock.json", "holder.json", "tmp", LOG, f"{LOG}.1", METADATA}
+)
 
 
 def inspect_output(

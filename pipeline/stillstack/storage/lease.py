@@ -10,19 +10,17 @@ asleep finds that out before it writes anything more.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import threading
 import time
 import uuid
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 from stillstack.address import Address
 from stillstack.errors import InputError, RunFaultError, StillstackError
 from stillstack.storage.cloud import again, client
 from stillstack.storage.objects import RUN_FOLDER
+from stillstack.storage.process import is_alive, this_process
 from stillstack.storage.remote import PROBE
 from stillstack.storage.store_faults import store_faults
 
@@ -110,7 +108,7 @@ def take_lease(address: Address) -> Lease:
     InputError
         A run that lives holds it, or the store would let two have it.
     """
-    holder = {**_this_process(), "since": time.time(), "token": uuid.uuid4().hex}
+    holder = {**this_process(), "since": time.time(), "token": uuid.uuid4().hex}
     version = _create(address, _content(holder))
     if version is None:
         found, e_tag, seen_for = _look_at(address)
@@ -166,11 +164,8 @@ def _look_at(address: Address) -> tuple[dict[str, Any], str | None, float]:
 
 
 def _is_stale(found: dict[str, Any], age_seconds: float) -> bool:
-    here = _this_process()
-    if found.get("machine") == here["machine"] and isinstance(found.get("pid"), int):
-        # A process of this machine is dead when its number is free, or another's by now.
-        return _birth_of(found["pid"]) != found.get("birth")
-    return age_seconds > STALE_SECONDS
+    alive = is_alive(found)
+    return age_seconds > STALE_SECONDS if alive is None else not alive
 
 
 def _take_over(address: Address, e_tag: str | None, content: bytes) -> dict[str, Any] | None:
@@ -228,34 +223,6 @@ def _refusal(address: Address, found: dict[str, Any]) -> InputError:
         cure=f"Wait for it to end, stop it, or choose another output. The lock of a run that died "
         f"on another machine is free after {STALE_SECONDS:.0f} s.",
     )
-
-
-def _this_process() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "machine": _machine(),
-        "pid": os.getpid(),
-        "birth": _birth_of(os.getpid()),
-    }
-
-
-def _machine() -> str:
-    """Name what process numbers belong to: one boot of one kernel, and one namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return uuid.uuid4().hex  # equal to no other: only the age counts
-
-
-def _birth_of(pid: int) -> str | None:
-    """When a process was started, in clock ticks since boot; None where there is none."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = status.rpartition(")")[2].split()
-    return None if fields[0] in {"Z", "X"} else fields[19]
 
 
 def _now() -> float:

@@ -14,8 +14,9 @@ import re
 import time
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -27,6 +28,7 @@ from stillstack.model import TABLE_DTYPE
 from stillstack.storage.objects import StoredObject, sync_folder
 
 _LINE: Final = re.compile(rb'\{"check":"([0-9a-f]{8})","record":(\{.*\})\}', re.DOTALL)
+_AFTER_HEAD: Final = b',"counts":'
 _TABLE_CHECK: Final = f"{zlib.crc32(repr(TABLE_DTYPE.descr).encode()):08x}"
 
 
@@ -65,6 +67,22 @@ class BlockRecord:
     counts: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Glance:
+    """A ledger, looked at quickly.
+
+    Parameters
+    ----------
+    records
+        By block, without rows and objects.
+    n_earlier
+        How many records before them were not read.
+    """
+
+    records: Mapping[int, BlockRecord]
+    n_earlier: int = 0
+
+
 class AnyLedger(ABC):
     """Append-only record of a stage's blocks, closed at the end of a ``with`` statement.
 
@@ -83,6 +101,10 @@ class AnyLedger(ABC):
     @abstractmethod
     def records(self) -> dict[int, BlockRecord]:
         """Return records by block; the last of several for one. Damaged ones do not count."""
+
+    @abstractmethod
+    def glance(self) -> Glance:
+        """Return what is known without reading rows; of a long ledger in a store its end alone."""
 
     @abstractmethod
     def close(self) -> None:
@@ -140,6 +162,10 @@ class Ledger(AnyLedger):
         """Return records by block; the last of several for one. Damaged lines do not count."""
         return read_records(self.path)
 
+    def glance(self) -> Glance:
+        """Return what is known without reading rows."""
+        return Glance(heads_of(_lines_of(self.path)))
+
     def close(self) -> None:
         """Close the file; `append` opens it again."""
         if self._descriptor is not None:
@@ -180,11 +206,19 @@ def records_of(lines: Iterable[bytes]) -> dict[int, BlockRecord]:
 
 def read_records(path: Path) -> dict[int, BlockRecord]:
     """Return the records in a ledger's file, by block; empty where there is no file."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return {}
-    return records_of(lines)
+    return records_of(_lines_of(path))
+
+
+def heads_of(lines: Iterable[bytes]) -> dict[int, BlockRecord]:
+    """As `records_of`, without rows and objects: what takes the time is left unread."""
+    decoded = (decode_head(line) for line in lines)
+    return {record.block: record for record in decoded if record is not None}
+
+
+def _lines_of(path: Path) -> Iterator[bytes]:
+    with suppress(FileNotFoundError), path.open("rb") as stream:
+        for line in stream:
+            yield line.removesuffix(b"\n")
 
 
 def encode_record(record: BlockRecord) -> bytes:
@@ -223,14 +257,24 @@ def decode_record(line: bytes) -> BlockRecord | None:
         if body["table"] != _TABLE_CHECK:
             return None
         rows = np.frombuffer(base64.b64decode(body["rows"]), TABLE_DTYPE)
+    objects = tuple(StoredObject(*stored) for stored in body["objects"])
+    return replace(_head(body), rows=rows, objects=objects, counts=body["counts"])
+
+
+def decode_head(line: bytes) -> BlockRecord | None:
+    """Record in a line without its counts, objects and rows; None where the line is damaged."""
+    match = _LINE.fullmatch(line)
+    if match is None or int(match[1], 16) != zlib.crc32(match[2]):
+        return None
+    return _head(json.loads(match[2].partition(_AFTER_HEAD)[0] + b"}"))
+
+
+def _head(body: Mapping[str, Any]) -> BlockRecord:
     return BlockRecord(
         block=body["block"],
         start=body["start"],
         stop=body["stop"],
-        rows=rows,
-        objects=tuple(StoredObject(*stored) for stored in body["objects"]),
         seconds=body["seconds"],
         worker=body["worker"],
         finished=body["finished"],
-        counts=body["counts"],
     )

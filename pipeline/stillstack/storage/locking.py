@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from filelock import FileLock, Timeout
 
@@ -19,6 +17,10 @@ from stillstack.storage.cloud import check_reachable
 from stillstack.storage.identity import refuse_foreign
 from stillstack.storage.lease import Lease, take_lease
 from stillstack.storage.objects import RUN_FOLDER
+from stillstack.storage.process import this_process
+
+HOLDER: Final = f"{RUN_FOLDER}/holder.json"
+"""Says who holds the lock on a folder."""
 
 
 class RunLock:
@@ -99,14 +101,14 @@ def lock_run(path: str | Location) -> RunLock:
             consequence="The run was not started.",
             cure="Choose an output in a folder that you may write to.",
         ) from error
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-    with suppress(OSError):  # it only serves the message of a run that is refused
+    holder = {**this_process(), "since": time.time()}
+    with suppress(OSError):  # it only tells others who writes
         _holder_file(path).write_text(json.dumps(holder))
     return RunLock(path, lock)
 
 
 def _holder_file(path: Path) -> Path:
-    return path / RUN_FOLDER / "holder.json"
+    return path / HOLDER
 
 
 def _holder(path: Path) -> str:

@@ -26,6 +26,8 @@ from stillstack.address import Location
 
 RUN_FOLDER: Final = "run"
 METADATA: Final = "zarr.json"
+LOG: Final = "log.txt"
+"""Name of a run's log in ``run/``."""
 
 
 class StoredObject(NamedTuple):

@@ -45,3 +45,15 @@ def stages_of(objects: Objects) -> tuple[str, ...]:
     return tuple(
         sorted(name.removeprefix("ledger-") for name in found if name.startswith("ledger-"))
     )
+
+
+def file_beside(place: Location, ending: str) -> Path:
+    """File beside a run, ``RUN<ending>`` for ``RUN.zarr``; in this folder for one at an address.
+
+    Examples
+    --------
+    >>> file_beside(Path("data/monday.zarr"), ".html").as_posix()
+    'data/monday.html'
+    """
+    folder = place.parent if isinstance(place, Path) else Path()
+    return folder / f"{place.name.removesuffix('.zarr') or place.name}{ending}"

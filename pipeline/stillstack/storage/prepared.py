@@ -12,13 +12,10 @@ import hashlib
 import io
 import json
 import pickle
-import platform
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from stillstack.model import DECIDING_PACKAGES
 from stillstack.storage.objects import RUN_FOLDER, Objects
 
 if TYPE_CHECKING:
@@ -126,12 +123,7 @@ def _own_sha256(data: bytes) -> str:
     sha256 = _sha256(data)
     if len(data) <= _DIGEST_BYTES or sha256 != data[:_DIGEST_BYTES].hex():
         return ""
-    return sha256 if _head(data)[0].get("versions") == _versions() else ""
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in DECIDING_PACKAGES}
-    return {"python": platform.python_version(), **packages}
+    return sha256 if _head(data)[0].get("versions") == deciding_versions() else ""
 
 
 def _packed(reference: Reference) -> list[Any]:
@@ -140,7 +132,7 @@ def _packed(reference: Reference) -> list[Any]:
     pickled = pickle.dumps(_bare(reference), protocol=5, buffer_callback=buffers.append)
     views: list[Any] = [pickled, *(buffer.raw() for buffer in buffers)]
     sizes = [memoryview(view).nbytes for view in views]
-    head = json.dumps({"versions": _versions(), "sizes": sizes}).encode()
+    head = json.dumps({"versions": deciding_versions(), "sizes": sizes}).encode()
     parts: list[Any] = [len(head).to_bytes(8, "little"), head]
     place = _DIGEST_BYTES + 8 + len(head)
     for view, size in zip(views, sizes, strict=True):

@@ -148,6 +148,11 @@ class RemoteObjects:
         # The time would tell the same object apart in two copies of a bucket.
         return f"{head['size']} {head['e_tag'] or head['last_modified']}"
 
+    def modified(self, key: str) -> float | None:
+        """When an object was written, in seconds since 1970; None where there is none."""
+        head = self._head(key)
+        return None if head is None else float(head["last_modified"].timestamp())
+
     def stamps(self, keys: Collection[str]) -> list[str]:
         """As `stamp`, of several."""
         with ThreadPoolExecutor(_WRITERS) as pool:

@@ -12,10 +12,19 @@ from typing import Final
 
 from stillstack.address import Address
 from stillstack.errors import RunFaultError
-from stillstack.storage.ledger import AnyLedger, BlockRecord, encode_record, records_of
+from stillstack.storage.ledger import (
+    AnyLedger,
+    BlockRecord,
+    Glance,
+    encode_record,
+    heads_of,
+    records_of,
+)
 from stillstack.storage.objects import RUN_FOLDER
 from stillstack.storage.remote import RemoteObjects
 
+# To read every object of a long ledger takes minutes, to list them seconds.
+_GLANCED: Final = 256
 _NUMBER: Final = re.compile(r".*/(\d{10})\.json")
 
 
@@ -70,6 +79,14 @@ class RemoteLedger(AnyLedger):
         found = self._found()
         lines = _lines(self._objects.address, found)
         return records_of(lines[key] for key in found if key in lines)
+
+    def glance(self) -> Glance:
+        """Return what is known without reading rows; of a long ledger its end alone."""
+        found = self._found()
+        keys = list(found)[-_GLANCED:]
+        lines = _lines(self._objects.address, {key: found[key] for key in keys})
+        records = heads_of(lines[key] for key in keys if key in lines)
+        return Glance(records, len(found) - len(keys))
 
     def close(self) -> None:
         """Look again at the next `append` which number is free."""

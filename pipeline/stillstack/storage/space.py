@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stillstack.address import Address, Location, located
 from stillstack.errors import InputError
+from stillstack.quantities import byte_size
 from stillstack.storage.cloud import check_reachable
 
 
@@ -40,8 +41,7 @@ def check_space(path: str | Location, needed_bytes: int) -> None:
     free = free_bytes(path)
     if free is not None and free < needed_bytes:
         raise InputError(
-            f"{path} may need {size_in_words(needed_bytes)}, and {size_in_words(free)} are free "
-            "there.",
+            f"{path} may need {byte_size(needed_bytes)}, and {byte_size(free)} are free there.",
             consequence="The run was not started: it would stop on a full disk.",
             cure="Free some space, or choose an output on another disk.",
         )
@@ -51,18 +51,3 @@ def nearest_folder(path: str | Path) -> Path:
     """Folder that exists and that an output will lie in, however deep."""
     path = Path(path).absolute()
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def size_in_words(n_bytes: float) -> str:
-    """Spell a number of bytes.
-
-    Examples
-    --------
-    >>> size_in_words(512), size_in_words(3_400_000)
-    ('512 B', '3.4 MB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"
