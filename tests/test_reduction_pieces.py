@@ -38,7 +38,7 @@ class Announced:
     def shape(self) -> tuple[int, int, int]:
         return (self.n_frames, 1024, 1024)
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
+    def read(self, start: int, stop: int) -> NDArray[Any]:  # noqa: ARG002  # as a source has it
         raise AssertionError
 
     def fingerprint(self) -> str:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from stillstack.storage.objects import RUN_FOLDER, Objects
+from stillstack.versions import deciding_versions
 
 if TYPE_CHECKING:
     from stillstack.kernels.reference import Reference
