@@ -115,3 +115,22 @@ def report(
     show_text(str(page))
     if open_it:
         typer.launch(page.absolute().as_uri())
+
+
+@app.command(
+    epilog="Example: **stillstack shifts run7.zarr shifts.csv**, edit it, and name it in another "
+    "config: **shifts: {path: shifts.csv}**"
+)
+@guarded
+def shifts(
+    run_path: Annotated[str, typer.Argument(metavar="RUN", help="What stillstack run wrote.")],
+    out: Annotated[Path, typer.Argument(metavar="CSV", help="File to write.")],
+    *,
+    debug: Debug = False,
+) -> None:
+    """Write the shifts of a run as a table, to look at, to edit, or to apply to another stack."""
+    del debug
+    from stillstack.given import save_shifts
+    from stillstack.terminal import say
+
+    say(f"{save_shifts(run_path, out):,} frames written to {out}.")
