@@ -8,6 +8,7 @@ shift of a frame leaves the frame out; one who gives a shift to a frame that has
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,13 @@ def _read_text(path: str | Path) -> pd.DataFrame:
 
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
+        with warnings.catch_warnings():
+            # Of rows that are all too long Pandas would drop the end with no more than a warning.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                io.StringIO(text), dtype=str, keep_default_na=False, index_col=False
+            )
+        return table.fillna("")
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         # Pandas' errors of empty files and uneven rows are ValueErrors, as those of decoding are.
         raise InputError(

@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.signal import oaconvolve
 
-from stillstack.drift.outliers import lengths, local_scale
+from stillstack.drift.outliers import lengths, local_scale, step_noise
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -75,12 +75,16 @@ def find_jumps(shift: Floats, cov: Floats, piece: Indices, sigma: float) -> Indi
     array([60])
     """
     jumps = np.zeros(len(shift), bool)
+    noise, step = step_noise(shift, cov, piece)
+    if len(shift):
+        # Where the sample shakes more for a while, its mean is less well known, too.
+        noise = noise * local_scale(step)[:, None] ** 2
     for window in _WINDOWS:
         if len(shift) < 2 * window:
             break
         # Lines first: a fast drift is no step to them. Means tell steps of half the size.
         for sloping in (True, False):
-            length = _step_lengths(shift, cov, step_weights(window, sloping=sloping))
+            length = _step_lengths(shift, noise, step_weights(window, sloping=sloping))
             kind = _Kind(window, sloping, sigma)
             _add_jumps(jumps, length, shift, piece, kind)
     return np.flatnonzero(jumps)
@@ -111,47 +115,41 @@ def _add_jumps(jumps: Flags, length: Floats, shift: Floats, piece: Indices, kind
         if not found:
             return
         for place in found:
-            sharp = _sharp_place(shift, place, float(scaled[place]), kind)
-            if sharp is None:
+            if _is_sharp(shift, place, float(scaled[place]), kind):
+                jumps[place] = True
+            else:
                 reach = kind.window // 4
                 barred[max(0, place - reach) : place + reach + 1] = True
-            else:
-                jumps[sharp] = True
 
 
-def _sharp_place(shift: Floats, place: int, length: float, kind: _Kind) -> int | None:
-    """Return where a step is seen by the shortest windows that can tell it, None where it is not.
+def _is_sharp(shift: Floats, place: int, length: float, kind: _Kind) -> bool:
+    """Tell whether a step is seen by the shortest windows that can tell it, too.
 
     A bend of a smooth drift looks like a step to long windows and shrinks with them; a step stays.
     """
     window = kind.window
     near = shift[place - window : place + window]
     step = step_weights(window, sloping=kind.sloping) @ near
-    along = near @ (step / np.hypot(*step))
     size = float(np.hypot(*step))
+    along = near @ (step / size)
     # The error of a line's end is twice that of a mean, and grows as windows shrink.
     told = length if kind.sloping else 0.5 * length
-    centre = window
     for shorter in (w for w in reversed(_WINDOWS) if w <= window):
         if told * np.sqrt(shorter / window) < _TOLD:
             break
-        if shorter == window and kind.sloping:
-            continue
+        # Long windows do not place a step to the frame.
         reach = min(shorter // 2, window - shorter)
-        first, last = max(centre - reach, shorter), min(centre + reach, 2 * window - shorter)
-        views = sliding_window_view(along[first - shorter : last + shorter], 2 * shorter)
-        sizes = views @ step_weights(shorter, sloping=True)
-        best = int(sizes.argmax())
-        if sizes[best] < _STAYS * size:
-            return None
-        centre = first + best
-    return place - window + centre
+        first, last = window - reach - shorter, window + reach + shorter
+        views = sliding_window_view(along[first:last], 2 * shorter)
+        if (views @ step_weights(shorter, sloping=True)).max() < _STAYS * size:
+            return False
+    return True
 
 
-def _step_lengths(shift: Floats, cov: Floats, weights: Floats) -> Floats:
+def _step_lengths(shift: Floats, noise: Floats, weights: Floats) -> Floats:
     """Return the step before each frame in units of its error, without regard to pieces."""
     step = _correlated(shift, weights)
-    return lengths(step, _correlated(cov, weights**2))
+    return lengths(step, _correlated(noise, weights**2))
 
 
 def _correlated(columns: Floats, weights: Floats) -> Floats:

@@ -3,8 +3,8 @@
 A frame stands out when it is far from the line through the frames before it, far from the line
 through those after it *and* far from the line through both: in units of its own error bar, the
 lines' and the real jitter. So steady drift is never taken for an outlier, however fast, and neither
-is the frame before or after a jump. Up to six frames in a row can stand out; more are a jump to
-another place and back.
+is the frame before or after a jump. Up to four frames in a row can stand out, up to six where error
+bars are short; more are a jump to another place and back.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def find_outliers(
 
 def _find_once(seconds: Floats, shift: Floats, cov: Floats, piece: Indices, sigma: float) -> Flags:
     """Do so with all frames counted as neighbours."""
-    step_length = _step_lengths(shift, cov, piece)
+    _, step_length = step_noise(shift, cov, piece)
     scale = local_scale(step_length)
     large = np.flatnonzero(step_length > _LARGE_STEP)
     near = np.zeros(len(shift) + 1, bool)
@@ -167,17 +167,21 @@ def _around(noise: Floats, which: Indices) -> Floats:
     return np.asarray(np.median(noise[places], axis=1))
 
 
-def _step_lengths(shift: Floats, cov: Floats, piece: Indices) -> Floats:
-    """Return the step to each frame in units of its error and the jitter; 0 for a piece's first."""
-    step, both = np.diff(shift, axis=0), cov[1:] + cov[:-1]
-    inside = np.diff(piece) == 0
+def step_noise(shift: Floats, cov: Floats, piece: Indices) -> tuple[Floats, Floats]:
+    """Return covariances (n, 3) with what steps from frame to frame show beyond them, and steps.
+
+    The steps (n,) are in units of these covariances; 0 for the first frame of a piece.
+    """
+    step, inside = np.diff(shift, axis=0), np.diff(piece) == 0
     sample = np.flatnonzero(inside)
     if not sample.size:
-        return np.zeros(len(shift))
+        return cov, np.zeros(len(shift))
     some = sample[:: max(1, sample.size // _SAMPLE)]
+    both, excess = cov[1:] + cov[:-1], np.zeros(3)
     for axis, column in enumerate((0, 2)):
-        both[:, column] += excess_variance(step[some, axis] ** 2, both[some, column])
-    return np.concatenate([[0.0], np.where(inside, lengths(step, both), 0.0)])
+        excess[column] = excess_variance(step[some, axis] ** 2, both[some, column])
+    length = np.where(inside, lengths(step, both + excess), 0.0)
+    return cov + 0.5 * excess, np.concatenate([[0.0], length])
 
 
 def _jitter(seconds: Floats, shift: Floats, cov: Floats, piece: Indices) -> Floats:
