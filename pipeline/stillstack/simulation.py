@@ -23,6 +23,14 @@ from stillstack.beamblock import (
     transmission,
 )
 from stillstack.errors import InputError
+from stillstack.longrun import (
+    LongRun,
+    Motion,
+    Timeline,
+    evolving_scenes,
+    long_timeline,
+    simulate_long_run,
+)
 from stillstack.scene import (
     Image,
     Scene,
@@ -38,14 +46,20 @@ __all__ = [
     "PLANTED_REJECTS",
     "SCENES",
     "BeamBlock",
+    "LongRun",
+    "Motion",
     "Scene",
     "SimulatedStack",
+    "Timeline",
     "beam_block",
     "beam_block_figure",
     "beam_block_valid",
     "crystal_scene",
     "drift_path",
+    "evolving_scenes",
+    "long_timeline",
     "powder_scene",
+    "simulate_long_run",
     "simulate_stack",
     "textured_scene",
 ]

@@ -145,6 +145,9 @@ def measure_edges(
         covariance = np.array([[y * y, found.shift_corr * y * x], [0.0, x * x]])
         covariance[1, 0] = covariance[0, 1]
         share = picture.n_frames / (picture.n_frames + other.n_frames)
+        # The registration's error is the frame's part alone; the reference is as noisy as its
+        # number of frames says.
+        covariance /= share
         shift = found.shift + np.array(step, np.float64)
         edges.append(Edge(reference, number, shift, covariance, found.status, share))
     return tuple(edges)

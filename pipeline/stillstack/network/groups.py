@@ -109,7 +109,7 @@ def groups_of(config: NetworkConfig, coords: Mapping[str, NDArray[Any]], n_frame
 
 def _in_a_row(length: int, n_frames: int) -> Groups:
     # Of about equal length: a short rest would have a noisier reference than all others.
-    n_groups = max(1, round(n_frames / length))
+    n_groups = max(1, min(round(n_frames / length), n_frames // 2))
     edges = np.arange(n_groups + 1) * n_frames // n_groups
     index = np.repeat(np.arange(n_groups, dtype=np.int32), np.diff(edges))
     return Groups("keyframe", edges[:-1], index)

@@ -126,7 +126,7 @@ def solve_offsets(
     if used.any():
         weight[used] = _robust(chosen(measured, used), tied, start)
     rejected = used & (weight == 0.0)
-    # A group whose every edge contradicts the others hangs on none of them.
+    weight[_doubtful(measured, used, rejected, start)] = 0.0
     tied, start = _tied(n_groups, chosen(measured, weight > 0.0), start)
     used = (weight > 0.0) & tied[measured.i] & tied[measured.j]
     offset = np.full((n_groups + 1, 2), np.nan)
@@ -244,6 +244,22 @@ def _design(i: Any, j: Any, root: Floats, n: int) -> Any:
                 values.append(sign * root[known, a, b])
     where = (np.concatenate(rows), np.concatenate(columns))
     return sparse.coo_array((np.concatenate(values), where), shape=(2 * i.size, 2 * n)).tocsr()
+
+
+def _doubtful(
+    measured: Measured, used: NDArray[np.bool_], rejected: NDArray[np.bool_], start: int
+) -> NDArray[np.bool_]:
+    """Edges on which alone a group hangs that others contradict: which is right cannot be told."""
+
+    def count(which: NDArray[np.bool_]) -> NDArray[np.int64]:
+        ends = np.concatenate([measured.i[which], measured.j[which]])
+        return np.bincount(ends, minlength=int(max(measured.i.max(), measured.j.max(), start)) + 1)
+
+    if not rejected.any():
+        return rejected
+    loose = (count(rejected) > 0) & (count(used & ~rejected) < 2)
+    loose[start] = False
+    return np.asarray(used & (loose[measured.i] | loose[measured.j]))
 
 
 def _pairs(rejected: Measured, n_groups: int) -> tuple[tuple[int, int], ...]:

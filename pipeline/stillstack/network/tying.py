@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from stillstack.config.network import NetworkConfig
 from stillstack.errors import InputError
-from stillstack.model import Status, is_good
 from stillstack.network.content import settle_content
 from stillstack.network.edges import TEMPLATE, Edge, measure_edges, neighbour_pairs
-from stillstack.network.groups import Groups
 from stillstack.network.images import GroupImage, ImageLike, MeanImage, mean_of, there
 from stillstack.network.solve import Offsets, solve_offsets
 
@@ -95,6 +93,8 @@ def tie_groups(
             consequence="Their frames cannot be registered.",
             cure="Look at the frames' status: are all of them bad?",
         )
+    if sum(picture is not None for picture in pictures) == 1:
+        return _alone(pictures)
     near = _between_neighbours(pictures, config, settings, measure)
     first = solve_offsets(len(pictures), near, origin=None)
     total = mean_of(pictures, first.offset, shape)
@@ -103,6 +103,18 @@ def tie_groups(
     offsets = _rounded(settle_content(pictures, offsets, edges, config.patterns))
     template = mean_of(pictures, offsets.offset, shape).mean() if offsets.known.any() else None
     return Tied(offsets, template, edges)
+
+
+def _alone(pictures: Pictures) -> Tied:
+    """One group has an image, which is the template."""
+    n = len(pictures)
+    offset, covariance = np.full((n, 2), np.nan), np.full((n, 2, 2), np.nan)
+    number = next(number for number, picture in enumerate(pictures) if picture is not None)
+    offset[number], covariance[number] = 0.0, 0.0
+    only = there(pictures, number)
+    notes = (f"{n - 1} of {n} groups have no reference",) if n > 1 else ()
+    offsets = Offsets(offset, covariance, np.full(n, np.nan), (), notes)
+    return Tied(offsets, GroupImage(only.image, only.valid, only.n_frames), ())
 
 
 def _rounded(offsets: Offsets) -> Offsets:
@@ -150,31 +162,3 @@ def _to_template(
         near = [step[number] for number in present]
         tasks = [(TEMPLATE, total.mean(), others, settings, near)]
     return tuple(edge for edges in measure(tasks) for edge in edges)
-
-
-def place_rows(rows: NDArray[np.void], groups: Groups, offsets: Offsets) -> NDArray[np.void]:
-    """Per-frame table with shifts to the template, from one with shifts to each group's reference.
-
-    Parameters
-    ----------
-    rows
-        (n,) of dtype :data:`stillstack.model.TABLE_DTYPE`.
-    groups
-        Of the n frames.
-    offsets
-        Of the groups.
-
-    Returns
-    -------
-    ndarray like ``rows``
-        ``shift_std`` stays the frame's own part; the group's is ``offsets.std``. A frame whose
-        group has no offset has no shift and the status ``NOT_CONVERGED``.
-    """
-    placed = rows.copy()
-    offset = offsets.offset[groups.index]
-    loose = ~np.isfinite(offset).all(axis=1)
-    placed["shift"] += offset
-    lost = loose & is_good(rows["status"])
-    placed["status"][lost] |= int(Status.NOT_CONVERGED)
-    placed["shift_std"][lost] = np.nan
-    return placed
