@@ -22,6 +22,8 @@ from stillstack.reduction.pieces import batches_of, piece_of_group, pieces_of
 from stillstack.reduction.selection import Selection
 from stillstack.reduction.shared_area import drift_of, shared_area
 
+MODULES = tuple(pkgutil.iter_modules(stillstack.reduction.__path__))
+
 
 @dataclass(frozen=True)
 class Announced:
@@ -39,7 +41,7 @@ class Announced:
         return (self.n_frames, 1024, 1024)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        raise AssertionError
+        raise AssertionError((start, stop))
 
     def fingerprint(self) -> str:
         return ""
