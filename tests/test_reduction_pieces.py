@@ -22,6 +22,8 @@ from stillstack.reduction.pieces import batches_of, piece_of_group, pieces_of
 from stillstack.reduction.selection import Selection
 from stillstack.reduction.shared_area import drift_of, shared_area
 
+MODULES = tuple(pkgutil.iter_modules(stillstack.reduction.__path__))
+
 
 @dataclass(frozen=True)
 class Announced:
@@ -38,8 +40,8 @@ class Announced:
     def shape(self) -> tuple[int, int, int]:
         return (self.n_frames, 1024, 1024)
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:  # noqa: ARG002  # as a source has it
-        raise AssertionError
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        raise AssertionError((start, stop))
 
     def fingerprint(self) -> str:
         return ""
