@@ -179,7 +179,9 @@ def test_lazy_stacks_stay_lazy_and_give_the_same(engine: str) -> None:
     valid = beam_block_valid(SHAPE)
     found = azimuthal_average(images.chunk(delay=1, y=40), (62.0, 71.0), valid=valid)
     assert found["mean"].chunks is not None
-    xr.testing.assert_allclose(found.compute(), azimuthal_average(images, (62.0, 71.0), valid=valid))
+    xr.testing.assert_allclose(
+        found.compute(), azimuthal_average(images, (62.0, 71.0), valid=valid)
+    )
 
 
 def test_sectors_share_the_pixels_and_leave_none_out() -> None:
