@@ -149,13 +149,13 @@ def _checked(
             consequence="A centre is fitted to one image (y, x) of at least 32 x 32 pixels.",
             cure="Choose one group, or combine() them.",
         )
-    finite = np.isfinite(counts)
-    seen = finite if valid is None else finite & np.asarray(valid, bool)
     if valid is not None and np.shape(valid) != counts.shape:
         raise InputError(
             f"`valid` has the shape {np.shape(valid)}, the image {counts.shape}.",
             cure="Give arrays of equal shape.",
         )
+    finite = np.isfinite(counts)
+    seen = finite if valid is None else finite & np.asarray(valid, bool)
     n_valid = int(np.count_nonzero(seen))
     if n_valid < _LEAST_VALID or np.ptp(counts[seen]) == 0:
         raise InputError(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from stillstack.errors import InputError
 from stillstack.kernels import smoothing
 from stillstack.kernels.correlation import correlate_masked
 from stillstack.kernels.registration import prepare_reference, register_frame
@@ -30,6 +31,8 @@ COARSE_PX: Final = 128
 BACKGROUND_PERCENTILE: Final = 20.0
 # Friedel pairs of a tilted crystal are unequal; chance and textures correlate to less than 0.2.
 LEAST_NCC: Final = 0.45
+# Somewhere the blobs of a texture are alike by chance: their background reaches 0.92.
+LEAST_BACKGROUND_NCC: Final = 0.93
 # Fewer opposite pixels than this part of the image tell nothing safely.
 LEAST_SHARE: Final = 0.05
 _SMALLEST_PX: Final = 24
@@ -69,6 +72,8 @@ def symmetry_centre(
         None.
     """
     near = background_centre(image, valid) if guess is None else guess
+    if isinstance(near, NoSymmetry):
+        return near
     reach = max(3.0, min(image.shape) / 60) if reach_px is None else reach_px
     window = _window(image.shape, near)
     if window is None:
@@ -81,15 +86,18 @@ def symmetry_centre(
             f"{share:.1%} of the image"
         )
     limit = min(int(np.ceil(2 * reach)) + 1, min(part.shape) // 2)
-    reference = prepare_reference(
-        part,
-        seen,
-        max_shift_px=limit,
-        gain=noise_gain(part, seen),
-        min_ncc=LEAST_NCC,
-        min_overlap=0.1,
-        allow_small=True,
-    )
+    try:
+        reference = prepare_reference(
+            part,
+            seen,
+            max_shift_px=limit,
+            gain=noise_gain(part, seen),
+            min_ncc=LEAST_NCC,
+            min_overlap=0.1,
+            allow_small=True,
+        )
+    except InputError as refused:
+        return NoSymmetry(refused.what.rstrip("."))
     found = register_frame(turned(part), reference, turned(seen))
     if not found.good:
         words = ", ".join(status_words(found.status)).replace("_", " ")
@@ -103,8 +111,8 @@ def symmetry_centre(
     return Symmetry((float(centre[0]), float(centre[1])), covariance, found.ncc, float(share))
 
 
-def background_centre(image: Image, valid: Valid) -> Point:
-    """Point about which the background of an image is most symmetric, to a bin or so.
+def background_centre(image: Image, valid: Valid) -> Point | NoSymmetry:
+    """Point about which the background of an image is symmetric, to a bin or so.
 
     Parameters
     ----------
@@ -118,6 +126,8 @@ def background_centre(image: Image, valid: Valid) -> Point:
     low = ndimage.gaussian_filter(low, 3.0)
     ncc = correlate_masked(low, turned(low), seen, turned(seen), overlap_ratio=0.3)
     best = np.unravel_index(np.nanargmax(ncc), ncc.shape)
+    if not ncc[best] >= LEAST_BACKGROUND_NCC:
+        return NoSymmetry(f"the background is not symmetric about any point (ncc {ncc[best]:.2f})")
     moved = np.array(best) - (np.array(low.shape) - 1)
     centre = ((np.array(low.shape) - 1) / 2 - moved / 2 + 0.5) * factor - 0.5
     return float(centre[0]), float(centre[1])
