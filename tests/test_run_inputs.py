@@ -209,6 +209,40 @@ def test_shifts_alone_leave_out_the_same_frames(
     assert np.flatnonzero(run(small_config).status.values == int(LEFT_OUT)).tolist() == LEFT
 
 
+@pytest.mark.parametrize("kind", ["first", "mean"])
+def test_groups_with_references_of_their_own_leave_out_the_same_frames(
+    cluster_client: Any, small_config: Any, small_stack: SimulatedStack, scans: Any, kind: str
+) -> None:
+    source = scans()
+    # of scan 5 nothing is left, and it is among the groups all the same
+    small_config.update(exclude=EXCLUDE, groups={"by": "scan"}, reference={"kind": kind})
+    result = run(small_config)
+    assert not set(LEFT) & set(source.frames_read())
+    assert np.flatnonzero(result.status.values & Status.EXCLUDED).tolist() == LEFT
+    assert np.isnan(result["shift"].values[LEFT]).all()
+    assert np.isnan(result.aligned.values[LEFT]).all()
+    bad = sorted({*LEFT, *small_stack.rejects})
+    assert np.flatnonzero(~is_good(result.status.values)).tolist() == bad
+
+
+def test_what_is_left_out_is_never_repaired(
+    cluster_client: Any, small_config: Any, scans: Any, tmp_path: Path
+) -> None:
+    scans()
+    small_config["exclude"] = {"frames": [8, "20-22"]}
+    first = run(small_config)
+    # a tenth of the frames is good no longer
+    small_config["registration"]["min_ncc"] = float(np.nanpercentile(first.ncc.values, 10))
+    small_config["trajectory"] = {"repair": True}
+    small_config["output"]["path"] = str(tmp_path / "repaired.zarr")
+    result = run(small_config)
+    status = result.status.values
+    assert (status[[8, 20, 21, 22]] == int(LEFT_OUT)).all()
+    assert (result.status_raw.values[[8, 20, 21, 22]] == int(LEFT_OUT)).all()
+    assert np.isnan(result["shift"].values[[8, 20, 21, 22]]).all()
+    assert (status & Status.REPAIRED).any()  # others are
+
+
 def test_the_reference_is_made_of_frames_that_are_not_left_out(
     cluster_client: Any, small_config: Any, scans: Any, small_stack: SimulatedStack
 ) -> None:

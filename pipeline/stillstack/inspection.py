@@ -85,8 +85,6 @@ def valid_pixels(
     frames, reference = config.valid.frames, config.valid.reference
     recorded = _recorded(source, sample)
     valid = _valid_section(frames, sample, recorded, "valid.frames", found)
-    if isinstance(source, CorrectedSource):
-        valid &= ~source.defects
     if reference is None or reference == frames:
         return valid, None
     return valid, _valid_section(reference, sample, recorded, "valid.reference", found)

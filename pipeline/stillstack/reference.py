@@ -151,7 +151,7 @@ class ReferenceMaker:
         """Image before any refinement."""
         match self.config.kind:
             case "first":
-                return self._single(int(kept_numbers(self.left_out, 0, self.source.shape[0])[0]))
+                return self._single(int(self._kept(0, self.source.shape[0])[0]))
             case "index":
                 return self._single(self._chosen(int(self.config.index or 0)))
             case "image":
@@ -176,15 +176,20 @@ class ReferenceMaker:
         """Frames that means are made of."""
         stop = min(self.config.stop or self.source.shape[0], self.source.shape[0])
         wanted = self.config.frames
-        kept = kept_numbers(self.left_out, self.config.start, stop)
-        if not kept.size:
-            raise InputError(
-                f"The reference is to be made of frames {self.config.start} to {stop - 1}, and the "
-                "section exclude leaves out all of them.",
-                cure="Choose another range in the section reference of the config.",
-            )
+        kept = self._kept(self.config.start, stop)
         places = spread_numbers(0, len(kept), stop if isinstance(wanted, str) else int(wanted))
         return tuple(int(kept[place]) for place in places)
+
+    def _kept(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the numbers of a range that are not left out, one or more."""
+        kept = kept_numbers(self.left_out, start, stop)
+        if not kept.size:
+            raise InputError(
+                f"The reference is to be made of frames {start} to {stop - 1}, and the section "
+                "exclude leaves out all of them.",
+                cure="Choose another range in the section reference of the config.",
+            )
+        return kept
 
     def _chosen(self, number: int) -> int:
         """Return the number of a frame that was named, unless it is left out."""

@@ -40,7 +40,8 @@ class CorrectedSource:
 
     Which pixels count is judged on the raw counts, as the detector wrote them: defects, values
     outside the rules, and without the rule ``above`` the largest value of an integer type, which
-    is saturated.
+    is saturated. Registration counts such a pixel as not finite; it leaves out no pixels around a
+    saturated one, as it does in frames that are not corrected.
 
     Parameters
     ----------
@@ -87,11 +88,6 @@ class CorrectedSource:
     def attrs(self) -> Mapping[str, Any]:
         """Of the raw frames; a value that meant "no data" is NaN now."""
         return {name: v for name, v in self.whole.attrs.items() if name != "invalid_value"}
-
-    @property
-    def defects(self) -> NDArray[np.bool_]:
-        """Pixels (y, x) that never count."""
-        return self.correction.images().defects
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Frames ``start`` to ``stop``, corrected.
