@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from stillstack.model import COLUMNS, Status, empty_table
 from stillstack.pictures import difference_norm, display_image, image_norm
 from stillstack.report import report_path, write_report
 from stillstack.report.comparison import compare, spread
+from stillstack.report.expectation import expectations
 from stillstack.report.page import GENERATOR, render_report
 from stillstack.report.provenance import Provenance, StageCost
 from stillstack.report.verdict import answers, cautions
@@ -108,6 +109,13 @@ KNOWN = Provenance(
     set_aside={11: "frame_11.tif is cut off"},
     raw_bytes=4_000_000,
 )
+
+
+PLANNED = {
+    "workers": 2,
+    "memory": {"worker_bytes": 800_000_000, "coordinator_bytes": 900_000_000},
+    "forecast": {"seconds": 50.0, "output_bytes": 1_250_000},
+}
 
 
 class Page(HTMLParser):
@@ -487,3 +495,40 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         write_report(tmp_path / "nothing.zarr")
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ planned and taken
+
+
+def test_the_page_shows_what_was_planned_beside_what_it_took() -> None:
+    attempt = {**KNOWN.attempts[0], "workers": 2, "worker_peak_bytes": 600_000_000}
+    known = replace(KNOWN, planned=PLANNED, attempts=(attempt,))
+    text = Page(render_report(run_dataset(), known, None)).text
+    assert "Expected and taken Planned Taken Taken / planned" in text
+    assert "time 50.0 s 40.0 s 0.80" in text
+    assert "workers 2 2 1.00" in text
+    assert "memory of a worker 800 MB 600 MB 0.75" in text
+    assert "aligned frames 1.25 MB 1 MB 0.80" in text
+    assert "coordinator" not in text  # it did not say
+
+
+def test_without_a_plan_nothing_is_compared() -> None:
+    assert "Expected and taken" not in Page(render_report(run_dataset(), KNOWN, None)).text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"began": 0.0, "host": "pc", "outcome": "killed"},
+        {"began": 50.0, "ended": 60.0, "outcome": "OSError: full"},
+    ],
+)
+def test_the_time_of_a_run_is_compared_only_where_all_of_it_is_known(other: dict[str, Any]) -> None:
+    complete = {**KNOWN.attempts[0], "worker_peak_bytes": 700_000_000}
+    attempts = (other, complete) if other["outcome"] == "killed" else (complete, other)
+    found = {e.what: e for e in expectations(PLANNED, attempts, 0)}
+    assert set(found) == {"memory of a worker"}
+    both = (complete, {**complete, "ended": 20.0, "worker_peak_bytes": 1})
+    found = {e.what: e for e in expectations(PLANNED, both, 0)}
+    assert found["time"].taken == 60.0
+    assert found["memory of a worker"].taken == 700_000_000

@@ -17,12 +17,15 @@ import yaml
 from numpy.typing import NDArray
 
 from stillstack.blockwork import stored_reference
+from stillstack.config import make_config
 from stillstack.errors import InputError, RunFaultError, UnreadableFrameError
 from stillstack.execute import SET_ASIDE_NOTE, Progress
 from stillstack.graph import align, register
 from stillstack.kernels.registration import register_frame
 from stillstack.kernels.resampling import resample_frame
 from stillstack.model import COLUMNS, REJECTING, Status, is_good
+from stillstack.plan import plan
+from stillstack.report.provenance import read_provenance
 from stillstack.run import open_run, run
 from stillstack.simulation import SimulatedStack
 from stillstack.sources import Source, open_source, open_stack
@@ -359,3 +362,34 @@ def test_no_rejected_frame_is_called_good(cluster_client: Any, small_config: Any
     status = result.status.values
     has_shift = np.isfinite(result["shift"].values).all(axis=1)
     np.testing.assert_array_equal(has_shift, (status & REJECTING) == 0)
+
+
+# ------------------------------------------------------------------ planned and taken
+
+
+def test_a_run_keeps_what_was_planned_and_what_it_took(
+    cluster_client: Any, small_config: Any
+) -> None:
+    planned = plan(make_config(small_config), calibrated=True)
+    assert planned.forecast is not None
+    run(planned)
+    store = RunStore.view(small_config["output"]["path"])
+    kept = store.read_note("plan")
+    assert kept["forecast"]["seconds"] == round(planned.forecast.seconds, 2)
+    assert kept["memory"]["worker_bytes"] == planned.memory.worker
+    (attempt,) = store.read_note("attempts")
+    assert attempt["outcome"] == "complete"
+    assert attempt["workers"] == 1
+    assert 100e6 < attempt["worker_peak_bytes"] < 100e9
+    assert attempt["coordinator_peak_bytes"] > 100e6
+    compared = {one.what: one for one in read_provenance(store.path).expectations}
+    assert compared["time"].taken == attempt["ended"] - attempt["began"]
+    assert compared["aligned frames"].ratio == pytest.approx(1.0, rel=0.5)  # of the first block
+
+
+def test_the_first_block_is_timed_by_itself_only_where_that_is_nothing_beside_the_run(
+    cluster_client: Any, small_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plan(make_config(small_config), calibrated=None).forecast is None
+    monkeypatch.setattr("stillstack.plan._MANY_BYTES", 60 * 128 * 128 * 2)
+    assert plan(make_config(small_config), calibrated=None).forecast is not None

@@ -29,6 +29,7 @@ from stillstack.blockwork import (
     stored_reference,
 )
 from stillstack.calibration import Calibration, Trial
+from stillstack.cluster import peak_bytes
 from stillstack.frameblock import Resampling, align_block, register_block
 from stillstack.kernels.registration import Reference
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
@@ -73,16 +74,6 @@ def tried(trial: Trial) -> Calibration:
         written=sum(stored.size for stored in result.record.objects),
         peak=peak_bytes(),
     )
-
-
-def peak_bytes() -> int:
-    """Largest memory that this process has had; 0 where the system does not say."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    # ru_maxrss will not do: a process inherits it from the one that started it
-    return next((int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM")), 0)
 
 
 def _template(trial: Trial) -> RunTemplate:

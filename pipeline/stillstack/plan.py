@@ -29,6 +29,8 @@ from stillstack.sources import Source, corrected, open_source, selected
 _TABLE_BYTES_PER_FRAME: Final = 100
 _STORE_BYTES: Final = 4 * 2**20
 _BEST_COMPRESSION: Final = 0.5
+# A run of so much takes minutes, to time its first block a few seconds.
+_MANY_BYTES: Final = 10**11
 _ALLOWED_AMPLIFICATION: Final = 1.25
 
 
@@ -138,7 +140,7 @@ class Plan:
         }
 
 
-def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
+def plan(config: RunConfig, *, calibrated: bool | None = False) -> Plan:
     """Plan of a run: sizes, memory, disk, and all findings at once.
 
     A few frames are read, to see the noise, the brightness and the valid pixels.
@@ -150,7 +152,7 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
     calibrated
         Time the first block, and forecast the run's time. This takes as long as to prepare a
         reference, and writes a block into a folder beside the output that is removed again.
-        Else nothing is written.
+        Else nothing is written. If None, it is done where frames are so many that it is nothing.
 
     Raises
     ------
@@ -217,6 +219,8 @@ def plan(config: RunConfig, *, calibrated: bool = False) -> Plan:
         left_out=left_out,
         given=given,
     )
+    if calibrated is None:
+        calibrated = sizes.layout.n_frames * sizes.layout.source_bytes >= _MANY_BYTES
     return _calibrated(made, len(sample.numbers)) if calibrated and not made.errors else made
 
 

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from stillstack.address import portable
 from stillstack.blockwork import (
@@ -30,7 +30,7 @@ from stillstack.settle import frame_order
 from stillstack.sources import selected
 from stillstack.stacks import Canvas, common_canvas
 from stillstack.storage import RunLock, RunStore, RunTemplate
-from stillstack.storage.notes import ATTEMPTS_NOTE, INPUT_OPTIONS_NOTE
+from stillstack.storage.notes import ATTEMPTS_NOTE, INPUT_OPTIONS_NOTE, PLAN_NOTE
 from stillstack.versions import deciding_versions
 from stillstack.watch.progress import OnProgress, Progress
 
@@ -61,7 +61,10 @@ def opened_store(plan: Plan, lock: RunLock, progress: OnProgress | None) -> RunS
     """Open the store that an earlier attempt began, or make the reference and a new one."""
     durable = plan.config.output.durable
     if plan.output_state != "new":
-        return RunStore.resume(lock, durable=durable)
+        store = RunStore.resume(lock, durable=durable)
+        if plan.forecast is not None and not store.complete:
+            store.write_note(PLAN_NOTE, _expected(plan))
+        return store
     if progress is not None:
         progress(Progress("reference", 0, plan.layout.n_frames))
     began = time.monotonic()
@@ -70,10 +73,21 @@ def opened_store(plan: Plan, lock: RunLock, progress: OnProgress | None) -> RunS
     _LOG.info("the reference is made, in %.1f s: %s", time.monotonic() - began, notes)
     store = RunStore.create(lock, _template(plan, made), durable=durable)
     store.prepared.keep(made.prepared)
+    store.write_note(PLAN_NOTE, _expected(plan))
     if plan.config.input.options:
         # beside the result: the report looks at the raw frames again
         store.write_note(INPUT_OPTIONS_NOTE, plan.config.input.options)
     return store
+
+
+def _expected(plan: Plan) -> dict[str, Any]:
+    """What a plan expects of the run, for the report."""
+    return {
+        "workers": plan.workers,
+        "memory": plan.memory.to_json(),
+        "output_bytes_at_most": plan.output_bytes,
+        "forecast": None if plan.forecast is None else plan.forecast.to_json(),
+    }
 
 
 def is_done(store: RunStore, plan: Plan) -> bool:
@@ -158,18 +172,18 @@ def _missing_blocks(store: RunStore, stage: str) -> int:
 
 
 @contextlib.contextmanager
-def attempt_noted(store: RunStore) -> Iterator[None]:
-    """Write down when and where the run is worked on, and how that ended."""
+def attempt_noted(store: RunStore, began: float) -> Iterator[dict[str, Any]]:
+    """Write down when and where the run is worked on, how that ended, and what is added to it."""
     attempts = store.read_note(ATTEMPTS_NOTE) or []
-    attempt = {
-        "began": time.time(),
+    attempt: dict[str, Any] = {
+        "began": began,
         "host": socket.gethostname(),
         "process": os.getpid(),
         "outcome": "killed",
     }
     store.write_note(ATTEMPTS_NOTE, [*attempts, attempt])
     try:
-        yield
+        yield attempt
         attempt["outcome"] = "complete"
     except BaseException as error:
         attempt["outcome"] = f"{type(error).__name__}: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from stillstack.cluster import (
     OnLink,
     check_performance_report,
     client_for,
+    peak_bytes,
     performance_report,
+    worker_peaks,
 )
 from stillstack.config import RunConfig, load_config, make_config
 from stillstack.errors import disk_fault
@@ -99,14 +102,14 @@ def run(
     )
     with Interrupts() as interrupts:
         plan = _plan_of(config).refuse()
-        place = plan.config.output.place
+        place, began = plan.config.output.place, time.time()
         try:
             with lock_run(place) as lock, run_log(place):
                 note_plan(plan)
                 store = opened_store(plan, lock, told.progress)
                 if not is_done(store, plan):
-                    with attempt_noted(store):
-                        _execute(plan, store, interrupts, told)
+                    with attempt_noted(store, began) as attempt:
+                        attempt.update(_execute(plan, store, interrupts, told))
                         verify(store, plan)
                         finish(store)
                 _LOG.info("the run is complete")
@@ -148,8 +151,8 @@ def _execute(
     store: RunStore,
     interrupts: Interrupts,
     told: Told,
-) -> None:
-    """Pass over the frames as often as the plan says, on one cluster."""
+) -> dict[str, int]:
+    """Pass over the frames as often as the plan says, on one cluster; the memory that it took."""
     cluster = plan.config.cluster
     with (
         client_for(
@@ -170,11 +173,18 @@ def _execute(
                 progress=told.progress,
                 most_workers=cluster.adapt[1] if cluster.adapt else 1,
             )
+        peaks = worker_peaks(client)
+    return {
+        "workers": len(peaks),
+        "worker_peak_bytes": max(peaks, default=0),
+        "coordinator_peak_bytes": peak_bytes(),
+    }
 
 
 def _plan_of(config: RunConfig | Plan | Mapping[str, Any] | str | Path) -> Plan:
     if isinstance(config, Plan):
         return config
     if isinstance(config, RunConfig):
-        return make_plan(config)
-    return make_plan(make_config(config) if isinstance(config, Mapping) else load_config(config))
+        return make_plan(config, calibrated=None)
+    made = make_config(config) if isinstance(config, Mapping) else load_config(config)
+    return make_plan(made, calibrated=None)

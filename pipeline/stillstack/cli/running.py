@@ -29,6 +29,14 @@ def run(
             "RUN-performance.html. Needs stillstack[dashboard].",
         ),
     ] = False,
+    calibrated: Annotated[
+        bool | None,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Time the first block before, so that the report can compare the time that the "
+            "run was expected to take with what it took. Default: from 100 GB of raw frames on.",
+        ),
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -49,7 +57,7 @@ def run(
 
     loaded = load_config(config, overrides or ())
     began, started = time.monotonic(), time.time()
-    planned = make_plan(loaded).refuse()
+    planned = make_plan(loaded, calibrated=calibrated).refuse()
     for finding in planned.warnings:
         say(f"Warning: {finding}")
     performance = file_beside(loaded.output.place, "-performance.html")

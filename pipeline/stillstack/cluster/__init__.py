@@ -13,6 +13,7 @@ from stillstack.cluster.client import (
     thread_count,
 )
 from stillstack.cluster.heartbeats import WorkerMemory, workers_memory
+from stillstack.cluster.peaks import peak_bytes, worker_peaks
 from stillstack.cluster.performance import check_performance_report, performance_report
 from stillstack.cluster.settings import PAUSE_FRACTION, THREAD_CAPS
 from stillstack.cluster.streaming import finished
@@ -28,7 +29,9 @@ __all__ = [
     "dashboard_link",
     "finished",
     "machine_size",
+    "peak_bytes",
     "performance_report",
     "thread_count",
+    "worker_peaks",
     "workers_memory",
 ]

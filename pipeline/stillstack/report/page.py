@@ -139,7 +139,7 @@ def render_report(run: xr.Dataset, provenance: Provenance, raw: Source | None) -
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {"duration": duration, "byte_size": byte_size}
+    environment.filters |= {"duration": duration, "byte_size": byte_size, "quantity": _quantity}
     template = importlib.resources.files("stillstack.report").joinpath(_TEMPLATE).read_text("utf-8")
     return environment.from_string(template).render(
         generator=GENERATOR,
@@ -158,6 +158,11 @@ def render_report(run: xr.Dataset, provenance: Provenance, raw: Source | None) -
         thumbnails=_thumbnails(run, provenance, raw, comparison),
         provenance=provenance,
     )
+
+
+def _quantity(value: float, unit: str) -> str:
+    spelled = {"s": duration, "B": byte_size}
+    return spelled[unit](value) if unit in spelled else f"{value:,.0f}"
 
 
 def _refuse_foreign(target: Path) -> None:

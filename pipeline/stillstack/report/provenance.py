@@ -12,8 +12,10 @@ from stillstack.address import Location, located
 from stillstack.errors import StillstackError
 from stillstack.quantities import clock, duration
 from stillstack.reduction.raw import source_of
+from stillstack.report.expectation import Expected, expectations
 from stillstack.sources import CorrectedSource, Source
 from stillstack.storage import RunStore
+from stillstack.storage.notes import PLAN_NOTE
 
 STAGES = ("align", "estimate", "apply")
 
@@ -58,6 +60,8 @@ class Provenance:
         The source; why it cannot be read any more.
     raw_bytes
         Size of the frames when they are not compressed.
+    planned
+        What the run was expected to take; empty where that is not known.
     """
 
     name: str
@@ -74,6 +78,12 @@ class Provenance:
     raw: Source | None = None
     raw_missing: str = ""
     raw_bytes: int = 0
+    planned: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def expectations(self) -> tuple[Expected, ...]:
+        """What the plan expected beside what the run took."""
+        return expectations(self.planned, self.attempts, self.written_bytes)
 
     @property
     def seconds(self) -> float | None:
@@ -132,6 +142,7 @@ def read_provenance(path: str | Location) -> Provenance:
         raw=raw,
         raw_missing=missing,
         raw_bytes=_raw_bytes(raw),
+        planned=store.read_note(PLAN_NOTE) or {},
     )
 
 

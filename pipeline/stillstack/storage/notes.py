@@ -10,5 +10,8 @@ ATTEMPTS_NOTE: Final = "attempts"
 INPUT_OPTIONS_NOTE: Final = "input_options"
 """How the address of the input is reached."""
 
+PLAN_NOTE: Final = "plan"
+"""What the run was expected to take."""
+
 SET_ASIDE_NOTE: Final = "set_aside"
 """Why frames were set aside, by their number."""
