@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 import stillstack.drift
 from arrays import frozen
 from stillstack.config import RunConfig
+from stillstack.config.settings_file import SettingsFile, validated
+from stillstack.config.trajectory import TrajectoryConfig
 from stillstack.drift.clock import find_gaps, read_clock
-from stillstack.drift.config import TrajectoryConfig
 from stillstack.drift.evidence import read_evidence
 from stillstack.drift.jumps import find_jumps, step_weights
 from stillstack.drift.outliers import excess_variance, find_outliers, local_scale
@@ -25,7 +26,6 @@ from stillstack.drift.repair import repairable, within_reach
 from stillstack.drift.trajectory import Trajectory, follow
 from stillstack.errors import InputError
 from stillstack.model import Status, empty_table, is_good
-from stillstack.settings_file import SettingsFile, validated
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.void]

@@ -106,8 +106,14 @@ def test_states_in_blocks_are_paired_by_nearness() -> None:
 def test_frames_too_far_apart_or_without_a_time_stay_single(scheme: str) -> None:
     on = np.array([True, False, True, False, True, False])
     time = np.array(
-        ["2026-01-01T00:00:00", "2026-01-01T00:00:01", "2026-01-01T01:00:00"]
-        + ["2026-01-01T02:00:00", "NaT", "2026-01-01T02:00:01"],
+        [
+            "2026-01-01T00:00:00",
+            "2026-01-01T00:00:01",
+            "2026-01-01T01:00:00",
+            "2026-01-01T02:00:00",
+            "NaT",
+            "2026-01-01T02:00:01",
+        ],
         "datetime64[s]",
     )
     pairs = pump_pairs(on, good=np.ones(6, bool), time=time, scheme=scheme, max_gap=10.0)
