@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import socket
 import threading
@@ -28,8 +29,8 @@ from stillstack.frameblock import Resampling, align_block, register_block
 from stillstack.kernels.given import given_reference
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.layout import Stage
-from stillstack.model import LEFT_OUT, Status, empty_table, image_fill
-from stillstack.sources import Source, read_piece, stretches
+from stillstack.model import LEFT_OUT, Status, empty_table, image_fill, is_good
+from stillstack.sources import SelectedSource, Source, SummedSource, read_piece, stretches
 from stillstack.stacks import Canvas
 from stillstack.storage import (
     HELD_REFERENCES,
@@ -90,6 +91,8 @@ class Job:
         References that frames are registered to, where each group of frames has its own.
     group_of
         Which of them, for every frame of the source.
+    unseen
+        Whether no frame has been looked at by itself, since sums were registered.
     """
 
     digest: str
@@ -103,6 +106,13 @@ class Job:
     fingerprint: str
     groups: tuple[KeptReference, ...] = ()
     group_of: NDArray[np.int32] | None = None
+    unseen: bool = False
+
+    def frame_number(self, place: int) -> int:
+        """Number of a frame of the run, by its place in the source; of a sum, of its first."""
+        if isinstance(self.source, SelectedSource):
+            return int(self.source.numbers[place])
+        return self.source.ranges[place][0] if isinstance(self.source, SummedSource) else place
 
     def references_for(self, block: Block) -> tuple[tuple[KeptReference, int, int], ...]:
         """References that the frames of a block are registered to, and ranges of these frames."""
@@ -295,10 +305,18 @@ def _reference_arguments(store: RunStore, group: int | None) -> tuple[Any, dict[
     if isinstance(settings["n_frames"], list):  # one for each reference, that one first
         which = group or 0
         settings["n_frames"] = settings["n_frames"][which]
+        if which and "sum_frames" in store.attributes:
+            settings = settings_of_sums(settings, int(store.attributes["sum_frames"]))
     image, valid = (
         np.asarray(store.open_array(name)[which]) for name in ("reference", "reference_valid")
     )
     return image, {"valid": valid, "frame_valid": store.read("valid"), **settings}
+
+
+def settings_of_sums(settings: dict[str, Any], k: int) -> dict[str, Any]:
+    """Keywords of `prepare_reference` for sums of k frames: rules have been followed in them."""
+    read_noise = float(settings["read_noise"]) * math.sqrt(k)
+    return {**settings, "read_noise": read_noise, "below": None, "above": None, "equal": []}
 
 
 def refuse_other_reference(reference: Reference, digest: str, place: str | Address) -> None:
@@ -395,6 +413,8 @@ def _computed(
         rows = _registered(job, block, frames)
     elif block.rows is not None:
         rows = block.rows.copy()
+        if job.unseen:
+            _reject_blank(rows, frames, reference_of(job).frame_valid)
     else:
         msg = "a stage that does not estimate needs the rows of its block"
         raise RunFaultError(msg)
@@ -421,6 +441,15 @@ def _computed(
             images[piece] = moved.images
     rows["status"][rows["n_clipped"] > 0] |= int(Status.CLIPPED)
     return rows
+
+
+def _reject_blank(rows: Rows, frames: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+    """Take the shift from frames that show nothing, which sums over many do not tell."""
+    for place in np.flatnonzero(is_good(rows["status"])):
+        values = frames[place][valid]
+        if not values.max() > values.min():
+            rows["status"][place] |= int(Status.BLANK)
+            rows["shift"][place] = rows["shift_std"][place] = np.nan
 
 
 def _frames(job: Job, block: Block) -> NDArray[Any]:

@@ -410,9 +410,10 @@ class _Execution:
         record = result.record
         self.flight.note_time(record.seconds)
         if result.reasons:
-            self.reasons.update({str(number): why for number, why in result.reasons.items()})
+            found = {self.job.frame_number(place): why for place, why in result.reasons.items()}
+            self.reasons.update({str(number): why for number, why in found.items()})
             self.store.write_note(SET_ASIDE_NOTE, self.reasons)
-            for number, why in result.reasons.items():
+            for number, why in found.items():
                 _LOG.warning("frame %d is set aside: %s", number, why)
         self.ledger.append(record)
         self._enter(record.rows, record.start, record.stop)

@@ -15,6 +15,7 @@ Y: Final = "y"
 X: Final = "x"
 AXIS: Final = "axis"
 GROUP: Final = "group"
+SUM: Final = "sum"
 AXES: Final = ("y", "x")
 
 

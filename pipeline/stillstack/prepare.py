@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
+
 from stillstack.address import portable
 from stillstack.blockwork import (
     Job,
@@ -26,11 +28,12 @@ from stillstack.layout import ESTIMATE, Stage
 from stillstack.model import GROUP, TRAJECTORY_COLUMNS, Status
 from stillstack.plan import Plan
 from stillstack.references import References, make_references
-from stillstack.settle import frame_order
+from stillstack.settle import SUM_RANGE, frame_order
 from stillstack.sources import selected
 from stillstack.stacks import Canvas, common_canvas
 from stillstack.storage import RunLock, RunStore, RunTemplate
 from stillstack.storage.notes import ATTEMPTS_NOTE, INPUT_OPTIONS_NOTE, PLAN_NOTE
+from stillstack.sums import sums_in
 from stillstack.versions import deciding_versions
 from stillstack.watch.progress import OnProgress, Progress
 
@@ -114,7 +117,9 @@ def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
         canvas=_canvas(store, table) if stage.applies else None,
         fingerprint=plan.source.fingerprint(),
     )
-    return _grouped(store, job) if stage == ESTIMATE else job
+    if stage != ESTIMATE:
+        return replace(job, unseen=store.has(SUM_RANGE))
+    return _summed(plan, store, job) if store.has(SUM_RANGE) else _grouped(store, job)
 
 
 def kept_reference(store: RunStore) -> KeptReference:
@@ -139,14 +144,31 @@ def _grouped(store: RunStore, job: Job) -> Job:
     order = frame_order(store)
     if order is None:
         return job
-    digest = job.reference.digest
-    n_groups = store.open_array(GROUP).shape[0]
+    source = selected(job.source, order)
     return replace(
         job,
-        source=selected(job.source, order),
-        groups=tuple(KeptReference(f"{digest}-{n}", group=n) for n in range(n_groups)),
+        source=source,
+        fingerprint=source.fingerprint(),
+        groups=_kept_groups(store, job),
         group_of=store.read("group_index")[order],
     )
+
+
+def _summed(plan: Plan, store: RunStore, job: Job) -> Job:
+    """Return a job that registers sums of frames."""
+    source = sums_in(plan, store.read(SUM_RANGE))
+    return replace(
+        job,
+        source=source,
+        fingerprint=source.fingerprint(),
+        groups=_kept_groups(store, job),
+        group_of=np.ones(source.shape[0], np.int32),
+    )
+
+
+def _kept_groups(store: RunStore, job: Job) -> tuple[KeptReference, ...]:
+    n_groups = store.open_array(GROUP).shape[0]
+    return tuple(KeptReference(f"{job.reference.digest}-{n}", group=n) for n in range(n_groups))
 
 
 def verify(store: RunStore, plan: Plan) -> None:
@@ -218,7 +240,9 @@ def _template(plan: Plan, made: References) -> RunTemplate:
         columns=TRAJECTORY_COLUMNS if followed else (),
         given=plan.given,
         groups=made.variables,
+        stage_frames={} if made.sum_frames == 1 else {ESTIMATE.name: _n_sums(made)},
         attrs={
+            **({} if made.sum_frames == 1 else {"sum_frames": made.sum_frames}),
             "title": f"{plan.source.name}, registered by stillstack",
             "config": result_settings(config),
             "registration": {**plan.settings, "n_frames": made.n_frames},
@@ -229,6 +253,10 @@ def _template(plan: Plan, made: References) -> RunTemplate:
             "versions": deciding_versions(),
         },
     )
+
+
+def _n_sums(made: References) -> int:
+    return int(made.variables[SUM_RANGE].shape[0])
 
 
 def _canvas(store: RunStore, table: Rows) -> Canvas | None:

@@ -161,6 +161,10 @@ class ReferenceMaker:
             case _:
                 return self._mean()
 
+    def located(self, made: ReferenceImage) -> xr.Dataset:
+        """Shifts of the spread frames onto an image, with errors and status."""
+        return self._table(self.prepared(made), self.numbers)
+
     def prepared(self, made: ReferenceImage) -> Reference:
         """Prepare an image for registration."""
         return prepare_reference(

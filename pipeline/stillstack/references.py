@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from stillstack.config import NetworkConfig
 from stillstack.errors import InputError
 from stillstack.kernels.registration import Reference
-from stillstack.model import AXIS, FRAME, GROUP
+from stillstack.model import AXIS, FRAME, GROUP, SUM
 from stillstack.network import Edge, Groups, groups_of, measure_edges, tie_groups
 from stillstack.plan import Plan
 from stillstack.reference import ReferenceImage, ReferenceMaker
-from stillstack.sources import selected
+from stillstack.sources import SummedSource, selected
+from stillstack.sums import made_of_sums, per_frame
 
 TEMPLATE_LABEL: Final = "template"
 
@@ -43,7 +44,9 @@ class References:
     notes
         How they were made.
     variables
-        What is known of groups, by name.
+        What is known of groups, or of sums, by name.
+    sum_frames
+        Frames in a sum, where sums are registered.
     """
 
     image: NDArray[np.float32]
@@ -52,6 +55,7 @@ class References:
     prepared: Reference
     notes: tuple[str, ...]
     variables: Mapping[str, xr.Variable] = field(default_factory=dict)
+    sum_frames: int = 1
 
 
 def make_references(plan: Plan) -> References:
@@ -67,6 +71,10 @@ def make_references(plan: Plan) -> References:
     )
     if plan.given is not None:
         return _single(maker, maker.averaged(plan.given))
+    following = plan.config.trajectory
+    if following is not None and following.sum_frames != 1:
+        made, sums, k = made_of_sums(plan, following, _in_threads)
+        return _summed(maker, made, sums, k)
     if plan.config.groups is None:
         return _single(maker, maker.make())
     groups = groups_of(plan.config.groups, plan.source.coords, plan.layout.n_frames)
@@ -82,6 +90,26 @@ def _in_threads(*collections: Any) -> tuple[Any, ...]:
 def _single(maker: ReferenceMaker, made: ReferenceImage) -> References:
     return References(
         made.image, made.valid, made.n_frames, maker.prepared(made), tuple(made.notes)
+    )
+
+
+def _summed(maker: ReferenceMaker, made: ReferenceImage, sums: SummedSource, k: int) -> References:
+    """References of frames, which shifts refer to, and of the sums that are registered."""
+    frames = per_frame(made, k)
+    labels = np.array([TEMPLATE_LABEL, f"sums of {k} frames"])
+    ranges = xr.Variable(
+        (SUM, "bound"),
+        np.array(sums.ranges),
+        {"long_name": "first frame of a sum, and the one after its last"},
+    )
+    return References(
+        np.stack([frames.image, made.image]),
+        np.stack([frames.valid, made.valid]),
+        [frames.n_frames, made.n_frames],
+        maker.prepared(frames),
+        (*made.notes, f"sums of {k} frames are registered"),
+        {GROUP: xr.Variable(GROUP, labels), "sum_range": ranges},
+        k,
     )
 
 

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.blockwork import Rows
-from stillstack.config import TrajectoryConfig
-from stillstack.drift import Trajectory, follow
+from stillstack.config import ExcludeConfig, TrajectoryConfig
+from stillstack.drift import Trajectory, follow, interpolate_sums
+from stillstack.exclusion import excluded
 from stillstack.layout import APPLY, ESTIMATE, ONE_PASS, Stage
 from stillstack.model import LEFT_OUT, Status, empty_table
 from stillstack.storage import RunStore, open_run
+
+SUM_RANGE: Final = "sum_range"
+"""Name of the variable that says which frames each sum has, where sums are registered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +60,11 @@ def rows_before(store: RunStore, stage: Stage, left_out: NDArray[np.bool_]) -> R
     if not stage.estimates:
         return settle(store).rows
     rows = empty_table(store.stage_frames(stage.name))
+    if store.has(SUM_RANGE):
+        ranges = store.read(SUM_RANGE)
+        empty = [bool(left_out[start:stop].all()) for start, stop in ranges]
+        rows["status"][empty] = int(LEFT_OUT)
+        return rows
     order = frame_order(store)
     rows["status"][left_out if order is None else left_out[order]] = int(LEFT_OUT)
     return rows
@@ -63,6 +72,8 @@ def rows_before(store: RunStore, stage: Stage, left_out: NDArray[np.bool_]) -> R
 
 def publish(store: RunStore, stage: Stage, rows: Rows) -> None:
     """Write the table for readers, as far as a stage has come."""
+    if stage == ESTIMATE and store.has(SUM_RANGE):
+        return  # what sums show of frames is known when all of them are
     store.write_table(frame_rows(store, rows) if stage == ESTIMATE else rows)
 
 
@@ -81,18 +92,39 @@ def settle(store: RunStore) -> Settled:
     if ONE_PASS[0].name in stages:
         return Settled(store.fold_rows(ONE_PASS[0].name))
     given = store.given_rows()
-    rows = frame_rows(store, store.fold_rows(ESTIMATE.name)) if given is None else given
     settings = store.attributes["config"].get("trajectory")
-    if settings is None:
-        return Settled(rows)
-    return _followed(store, rows, TrajectoryConfig.model_validate(settings))
+    following = None if settings is None else TrajectoryConfig.model_validate(settings)
+    if following is not None and store.has(SUM_RANGE):
+        return _drawn_through(store, following)
+    rows = frame_rows(store, store.fold_rows(ESTIMATE.name)) if given is None else given
+    return Settled(rows) if following is None else _followed(store, rows, following)
 
 
 def _followed(store: RunStore, rows: Rows, settings: TrajectoryConfig) -> Settled:
     """Table with the trajectory's shifts; what was estimated is kept beside it."""
+    return _settled(rows, follow(_times(store, settings), rows, settings))
+
+
+def _drawn_through(store: RunStore, settings: TrajectoryConfig) -> Settled:
+    """Table of frames of which only sums were registered."""
+    rows = empty_table(store.n_frames, Status(0))
+    config = store.attributes["config"]
+    if "exclude" in config:
+        exclude = ExcludeConfig.model_validate(config["exclude"])
+        coords = {str(name): c.values for name, c in open_run(store.path).coords.items()}
+        rows["status"][excluded(exclude, coords, store.n_frames)] = int(LEFT_OUT)
+    times, ranges = _times(store, settings), store.read(SUM_RANGE)
+    sums = store.fold_rows(ESTIMATE.name)
+    return _settled(rows, interpolate_sums(times, rows["status"], ranges, sums, settings))
+
+
+def _times(store: RunStore, settings: TrajectoryConfig) -> NDArray[Any] | None:
     coords = open_run(store.path).coords
     name = settings.coordinate
-    found = follow(coords[name].values if name in coords else None, rows, settings)
+    return np.asarray(coords[name].values) if name in coords else None
+
+
+def _settled(rows: Rows, found: Trajectory) -> Settled:
     columns = {
         "shift_raw": rows["shift"].copy(),
         "shift_raw_std": rows["shift_std"].copy(),

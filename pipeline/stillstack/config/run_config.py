@@ -287,6 +287,10 @@ class RunConfig(Section):
     def _one_origin_of_shifts(self) -> RunConfig:
         if self.shifts is not None and self.groups is not None:
             raise ValueError("shifts are given, so no frame is registered: leave out groups")
+        in_sums = self.trajectory is not None and self.trajectory.sum_frames != 1
+        if in_sums and (self.groups is not None or self.shifts is not None):
+            other = "groups" if self.shifts is None else "shifts"
+            raise ValueError(f"trajectory.sum_frames and {other} do not go together: choose one")
         return self
 
 

@@ -47,6 +47,12 @@ class TrajectoryConfig(Section):
         description="Give frames that could not be registered a shift from their neighbours in "
         "time, with its longer error bar; they are flagged repaired.",
     )
+    sum_frames: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        1,
+        description="Frames whose sums are registered, half of them shared with the next sum, "
+        "where single frames have too few counts; shifts are drawn through to frames. auto: the "
+        "smallest number whose sums register well.",
+    )
     max_repair_frames: int = Field(
         10, ge=1, description="Longest run of frames without a shift that is repaired."
     )

@@ -7,7 +7,7 @@ from stillstack.sources.protocol import FileSource, Format, FrameReader, Source
 from stillstack.sources.selected import SelectedSource, selected
 from stillstack.sources.stack import Narrowing, Reads, read_piece, stack_of
 from stillstack.sources.stretches import stretches
-from stillstack.sources.summed import SummedSource
+from stillstack.sources.summed import SummedSource, running_sums
 
 __all__ = [
     "FORMATS",
@@ -25,6 +25,7 @@ __all__ = [
     "open_source",
     "open_stack",
     "read_piece",
+    "running_sums",
     "selected",
     "stack_of",
     "stretches",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +26,7 @@ _NO_RULES: Final = ValueRules()
 
 @dataclass(frozen=True)
 class SummedSource:
-    """Running sums: frame ``j`` is the sum of the raw frames ``j * stride`` to ``j * stride + k``.
+    """Sums of neighbouring frames: frame ``j`` is the sum of the raw frames of ``ranges[j]``.
 
     Sums of integers are exact; those of floating-point frames are added up in double precision and
     rounded once. A pixel that does not count in one of the frames (saturated, not finite, outside
@@ -39,10 +41,8 @@ class SummedSource:
     ----------
     whole
         The raw frames.
-    k
-        Frames in a sum.
-    stride
-        Frames from one sum to the next; ``k`` for sums that share no frame, 1 for a running sum.
+    ranges
+        First raw frame of each sum, and the one after its last; both ascending.
     left_out
         Numbers of raw frames that are not read.
     rules
@@ -51,7 +51,7 @@ class SummedSource:
     Raises
     ------
     InputError
-        When ``k`` or ``stride`` makes no sense for the source.
+        When there are no sums, or the source does not have their frames.
 
     Examples
     --------
@@ -59,36 +59,41 @@ class SummedSource:
     >>> from stillstack.sources import open_source
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     np.save(f"{folder}/frames.npy", np.arange(7, dtype="u2").repeat(4).reshape(7, 2, 2))
-    ...     sums = SummedSource(open_source(f"{folder}/frames.npy"), k=3, stride=2)
-    ...     sums.read(0, 3)[:, 0, 0], sums.numbers.tolist()
-    (array([ 3,  9, 15], dtype=uint32), [[0, 1, 2], [2, 3, 4], [4, 5, 6]])
+    ...     sums = SummedSource(open_source(f"{folder}/frames.npy"), ((0, 3), (2, 5), (4, 7)))
+    ...     sums.read(0, 3)[:, 0, 0]
+    array([ 3,  9, 15], dtype=uint32)
     """
 
     whole: Source
-    k: int
-    stride: int
+    ranges: tuple[tuple[int, int], ...]
     left_out: frozenset[int] = frozenset()
     rules: ValueRules = _NO_RULES
 
     def __post_init__(self) -> None:
-        n_frames = self.whole.shape[0]
-        if not 1 <= self.k <= n_frames or self.stride < 1:
+        n_frames, ranges = self.whole.shape[0], self.ranges
+        ascending = all(a <= c and b <= d for (a, b), (c, d) in itertools.pairwise(ranges))
+        if not ranges or not ascending or not all(0 <= a < b <= n_frames for a, b in ranges):
             raise InputError(
-                f"Sums of {self.k} frames every {self.stride} were asked of {self.whole.name}, "
-                f"which has {n_frames}.",
-                cure=f"Sum 1 to {n_frames} frames, every 1 or more.",
+                f"Sums over {len(ranges)} ranges of frames were asked of {self.whole.name}, which "
+                f"has frames 0 to {n_frames - 1}.",
+                cure="Give ascending ranges of frames that there are.",
             )
+
+    @property
+    def most(self) -> int:
+        """Frames of the largest sum."""
+        return max(stop - start for start, stop in self.ranges)
 
     @property
     def name(self) -> str:
         """Short name for messages."""
-        return f"sums of {self.k} frames of {self.whole.name}"
+        return f"sums of {self.most} frames of {self.whole.name}"
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Sums, rows, columns. Frames at the end that fill no sum are in none."""
-        n_frames, height, width = self.whole.shape
-        return ((n_frames - self.k) // self.stride + 1, height, width)
+        """Sums, rows, columns."""
+        _, height, width = self.whole.shape
+        return (len(self.ranges), height, width)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -96,7 +101,7 @@ class SummedSource:
         raw = np.dtype(self.whole.dtype)
         if raw.kind == "f":
             return np.dtype(np.float64 if raw.itemsize > 4 else np.float32)
-        largest = self.k * int(np.iinfo(raw).max)
+        largest = self.most * int(np.iinfo(raw).max)
         small = np.dtype(np.uint32 if raw.kind == "u" else np.int32)
         # the type's largest value is kept for what is saturated
         return small if largest < np.iinfo(small).max else np.dtype(f"{raw.kind}8")
@@ -104,35 +109,34 @@ class SummedSource:
     @property
     def chunk_frames(self) -> int:
         """Sums that begin in one stored piece of the source."""
-        return max(1, self.whole.chunk_frames // self.stride)
-
-    @property
-    def numbers(self) -> NDArray[np.int64]:
-        """Raw frames of each sum, shape (frame, k), those left out included."""
-        return self.stride * np.arange(self.shape[0])[:, None] + np.arange(self.k)
+        steps = max(1, self.whole.shape[0] // len(self.ranges))
+        return max(1, self.whole.chunk_frames // steps)
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """Frames that are not left out of each sum, shape (frame,): readable ones or not."""
-        return np.asarray(self._used().sum(axis=1))
+        used = np.concatenate([[0], np.cumsum(self._used(), dtype=np.int64)])
+        starts, stops = np.array(self.ranges).T
+        return np.asarray(used[stops] - used[starts])
 
     @property
     def coords(self) -> Mapping[str, NDArray[Any]]:
         """Mean ``time`` of the frames of each sum; others where all frames of each sum agree."""
         used = self._used()
         found: dict[str, NDArray[Any]] = {}
-        for name, values in self.whole.coords.items():
-            each = np.asarray(values)[self.numbers]
-            if name == _TIME and each.dtype.kind in "Mmiuf":
-                found[name] = _mean_time(each, used)
-            elif (each == each[:, :1]).all():
-                found[name] = each[:, 0]
+        for name, given in self.whole.coords.items():
+            values = np.asarray(given)
+            if name == _TIME and values.dtype.kind in "Mmiuf":
+                means = [_mean_time(values[a:b], used[a:b]) for a, b in self.ranges]
+                found[name] = np.array(means)
+            elif all((values[a:b] == values[a]).all() for a, b in self.ranges):
+                found[name] = values[[a for a, _ in self.ranges]]
         return found
 
     @property
     def attrs(self) -> Mapping[str, Any]:
         """Of the source, and how many frames were added."""
-        return {**self.whole.attrs, "summed_frames": self.k, "stride": self.stride}
+        return {**self.whole.attrs, "summed_frames": self.most}
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Sums ``start`` to ``stop``; each raw frame is read once.
@@ -150,11 +154,12 @@ class SummedSource:
         totals = np.zeros((stop - start, *self.shape[1:]), np.float64 if floating else self.dtype)
         spoilt = np.zeros(totals.shape, bool)
         counts = np.zeros(stop - start, np.int64)
-        for number, frame in self._frames(start * self.stride, (stop - 1) * self.stride + self.k):
+        begins, ends = zip(*self.ranges[start:stop], strict=True)
+        for number, frame in self._frames(start, stop):
             bad = offending(frame, self.rules)
-            # sums j with j * stride <= number < j * stride + k
-            first = max(start, -(-(number - self.k + 1) // self.stride))
-            for j in range(first, min(stop, number // self.stride + 1)):
+            # sums that begin at this frame or before it, and end after it
+            first = start + bisect.bisect_right(ends, number)
+            for j in range(first, start + bisect.bisect_right(begins, number)):
                 totals[j - start] += frame if bad is None else np.where(bad, 0, frame)
                 counts[j - start] += 1
                 if bad is not None:
@@ -176,16 +181,19 @@ class SummedSource:
         return digest([type(self).__name__, token_of(self.whole), self._how()])
 
     def _how(self) -> str:
-        return f"{self.k} {self.stride} {sorted(self.left_out)} {self.rules}"
+        return f"{self.ranges} {sorted(self.left_out)} {self.rules}"
 
     def _used(self) -> NDArray[np.bool_]:
-        return ~np.isin(self.numbers, sorted(self.left_out))
+        used = np.ones(self.whole.shape[0], np.bool_)
+        used[sorted(self.left_out)] = False
+        return used
 
     def _frames(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Raw frames that are in a sum and can be read, with their numbers."""
-        for first, last in pieces(self.whole, start, stop):
-            in_sums = (n for n in range(first, last) if n % self.stride < self.k)
-            for begin, end in stretches(n for n in in_sums if n not in self.left_out):
+        ranges = self.ranges[start:stop]
+        in_sums = {n for a, b in ranges for n in range(a, b)} - self.left_out
+        for first, last in pieces(self.whole, ranges[0][0], ranges[-1][1]):
+            for begin, end in stretches(n for n in range(first, last) if n in in_sums):
                 yield from self._readable(begin, end)
 
     def _readable(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -199,13 +207,29 @@ class SummedSource:
         yield from enumerate(frames, start)
 
 
-def _mean_time(each: NDArray[Any], used: NDArray[np.bool_]) -> NDArray[Any]:
+def running_sums(whole: Source, k: int, stride: int) -> SummedSource:
+    """Sums of k frames each, ``stride`` from one to the next; a rest that fills none is in none.
+
+    Raises
+    ------
+    InputError
+        When ``k`` or ``stride`` makes no sense for the source.
+    """
+    n_frames = whole.shape[0]
+    if not 1 <= k <= n_frames or stride < 1:
+        raise InputError(
+            f"Sums of {k} frames every {stride} were asked of {whole.name}, which has {n_frames}.",
+            cure=f"Sum 1 to {n_frames} frames, every 1 or more.",
+        )
+    starts = range(0, n_frames - k + 1, stride)
+    return SummedSource(whole, tuple((start, start + k) for start in starts))
+
+
+def _mean_time(each: NDArray[Any], used: NDArray[np.bool_]) -> Any:
     """Mean over the frames that are used; over all where none is."""
-    used = used | ~used.any(axis=1, keepdims=True)
+    used = used if used.any() else ~used
     clock = each.dtype.kind in "Mm"
     each = each if clock else each.astype(np.float64)
-    first = each[:, :1]
-    away = each - first  # small, so that nanoseconds keep their digits
-    mean = np.where(used, away.astype(np.float64), 0.0).sum(axis=1) / used.sum(axis=1)
-    step = np.rint(mean).astype(np.int64).astype(away.dtype) if clock else mean
-    return np.asarray(first[:, 0] + step)
+    away = (each - each[0])[used]  # small, so that nanoseconds keep their digits
+    mean = away.astype(np.float64).mean()
+    return each[0] + (np.rint(mean).astype(np.int64).astype(away.dtype) if clock else mean)
