@@ -134,6 +134,16 @@ def test_frames_get_honest_error_bars_whatever_the_overlap(
     assert 0.9 < pull(found, truth) < 1.1
 
 
+def test_jitter_that_sums_share_counts_once() -> None:
+    n, jitter, rng = 12_000, 0.8, np.random.default_rng(4)
+    drift = rng.normal(0, 0.01, (n, 2)).cumsum(axis=0)
+    ranges = sum_ranges(None, n, 10, 1)
+    rows = sums_of(drift + rng.normal(0, jitter, (n, 2)), ranges, 0.3)
+    found = interpolate_sums(None, no_status(n), ranges, rows, jitter_std=(0.0, 0.0))
+    # Ten frames share each jitter: left at one tenth, error bars of the drift would be a half.
+    assert 0.8 < pull(found, drift) < 1.25
+
+
 def test_drawing_through_is_better_than_taking_each_sums_shift_for_its_frames() -> None:
     n, k = 6000, 20
     truth = walk(n, step=0.02, jitter=0.02)
