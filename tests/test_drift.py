@@ -21,6 +21,7 @@ from stillstack.config.trajectory import TrajectoryConfig
 from stillstack.drift.clock import find_gaps, read_clock
 from stillstack.drift.evidence import read_evidence
 from stillstack.drift.jumps import find_jumps, step_weights
+from stillstack.drift.motion import Motion, Positions, drift_states, real_positions
 from stillstack.drift.outliers import excess_variance, find_outliers, local_scale
 from stillstack.drift.repair import repairable, within_reach
 from stillstack.drift.trajectory import Trajectory, follow
@@ -141,6 +142,38 @@ def test_error_bars_of_smoothed_shifts_are_as_long_as_the_errors(corr: float) ->
     assert inside == pytest.approx(0.683, abs=0.05)
     told = np.mean(error[:, 0] * error[:, 1]) / (error[:, 0].std() * error[:, 1].std())
     assert told == pytest.approx(np.median(found.shift_corr), abs=0.05)
+
+
+def test_real_positions_are_those_of_one_large_normal_distribution() -> None:
+    rng = np.random.default_rng(2)
+    n, walk, jitter = 25, np.array([0.2, 0.05]), np.array([0.3, 0.6])
+    root = rng.normal(size=(n, 2, 2))
+    noise = root @ root.transpose(0, 2, 1) + 0.1 * np.eye(2)
+    shift, seen = rng.normal(0, 2.0, (n, 2)), np.arange(n) % 4 != 2
+    positions = Positions(
+        np.ones(n),
+        np.arange(n) == 0,
+        seen,
+        shift,
+        np.stack([noise[:, 0, 0], noise[:, 0, 1], noise[:, 1, 1]], axis=1),
+    )
+    none = np.zeros(2)
+    motion = Motion(walk, none, none, jitter, none)
+    mean, cov = real_positions(positions, motion, drift_states(positions, motion))
+    # Frame by frame y, x; of where the walk began next to nothing is known.
+    early = np.minimum.outer(np.arange(n), np.arange(n))
+    prior = np.kron(early, np.diag(walk)) + np.kron(np.ones((n, n)), 1e4 * np.eye(2))
+    prior += np.kron(np.eye(n), np.diag(jitter))
+    shown = np.repeat(seen, 2)
+    noises = np.zeros((2 * n, 2 * n))
+    for i in range(n):
+        noises[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = noise[i]
+    gain = prior[:, shown] @ np.linalg.inv((prior + noises)[np.ix_(shown, shown)])
+    left = prior - gain @ prior[shown]
+    assert mean.ravel() == pytest.approx(gain @ shift.ravel()[shown], abs=1e-3)
+    places = 2 * np.arange(n)
+    expected = [left[places, places], left[places, places + 1], left[places + 1, places + 1]]
+    assert np.abs(cov.T - np.array(expected)).max() < 1e-4
 
 
 def test_of_jitter_too_small_to_be_told_error_bars_are_rather_long_than_short() -> None:

@@ -131,5 +131,6 @@ def sum_ranges(
     for first, last in pairwise(edges):
         for start in range(first, max(first, last - k) + stride, stride):
             begin = max(first, min(start, last - k))
-            ranges.append((begin, min(begin + k, last)))
+            if begin < last:
+                ranges.append((begin, min(begin + k, last)))
     return np.array(sorted(set(ranges)), np.int64).reshape(-1, 2)

@@ -1,10 +1,10 @@
 """Frames whose shift stands out from those of their neighbours in time.
 
-A frame stands out when it is far from the line through the frames before it, far from the line
-through those after it *and* far from the line through both: in units of its own error bar, the
-lines' and the real jitter. So steady drift is never taken for an outlier, however fast, and neither
-is the frame before or after a jump. Up to four frames in a row can stand out, up to six where error
-bars are short; more are a jump to another place and back.
+A frame stands out when it is far from the line through the frames on both sides, *and* from those
+through the frames before and the frames after it alone: in units of its own error bar, the lines'
+and the real jitter. So steady drift is never taken for an outlier, however fast, and neither is the
+frame before or after a jump. Up to four frames in a row can stand out, up to six where error bars
+are short; more are a jump to another place and back.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels.lines import line_predictions
+from stillstack.kernels.lines import BOTH, LEFT, RIGHT, line_predictions
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -32,6 +32,8 @@ _MEDIAN_CHI2: Final = 0.4549
 _MEDIAN_LENGTH: Final = 1.1774
 # Frames near a step of fewer sigma than this are looked at; 1 in 500 pairs without outliers are.
 _LARGE_STEP: Final = 3.5
+# A frame beside a jump is as far as this from the line on its own side once in thousands.
+_ONE_SIDE: Final = 2.0 / 3.0
 _SAMPLE: Final = 20_000
 _BLOCK: Final = 64
 _ROUNDS: Final = 3
@@ -148,15 +150,17 @@ def _find_once(seconds: Floats, shift: Floats, cov: Floats, piece: Indices, sigm
     if not which.size:
         return outlier
     noise = cov + _jitter(seconds, shift, cov, piece)
-    nearest = np.full(which.size, np.inf)
     predicted = line_predictions(seconds, shift, piece, which, _REACH)
-    for side in range(3):
-        residual = shift[which] - predicted[:, side]
-        expected = noise[which] + _LINE_VARIANCE[side] * _around(noise, which)
-        length = lengths(residual, expected)
-        nearest = np.fmin(nearest, length)
-    told = np.any(np.isfinite(predicted).all(axis=2), axis=1)
-    outlier[which] = told & (nearest > sigma * scale[which])
+    around = _around(noise, which)
+    left, right, both = (
+        lengths(shift[which] - predicted[:, side], noise[which] + _LINE_VARIANCE[side] * around)
+        for side in (LEFT, RIGHT, BOTH)
+    )
+    # At the ends of a piece there is a line on one side only.
+    middle = np.where(np.isnan(both), np.fmax(left, right), both)
+    sides = np.fmin(left, right)
+    limit = sigma * scale[which]
+    outlier[which] = (middle > limit) & (sides > _ONE_SIDE * limit)
     return outlier
 
 
