@@ -343,7 +343,7 @@ def _check(shape: tuple[int, int], dose: float, *lengths_px: float) -> None:
 def at_dose(scene: Scene, dose: float) -> Scene:
     """Return the scene with a mean of ``dose`` counts a pixel over `beam_block_valid`."""
     mean = scene.expected()[beam_block_valid(scene.shape)].mean()
-    return replace(scene, scale=float(dose / mean))
+    return replace(scene, scale=float(scene.scale * dose / mean))
 
 
 def _centre(shape: tuple[int, int], rng: np.random.Generator) -> tuple[float, float]:

@@ -173,7 +173,7 @@ def _support(family: _Family) -> NDArray[np.bool_]:
 
 def _settle(family: _Family, support: NDArray[np.bool_], patterns: int) -> _Settled:
     k = len(family.pictures)
-    correction, rank = np.zeros((k, 2)), 1
+    correction, rank, before = np.zeros((k, 2)), 1, np.inf
     prior = np.repeat(family.prior**-2.0, 2)
     for _ in range(_ROUNDS):
         rows = _rows(family, support, correction)
@@ -183,9 +183,11 @@ def _settle(family: _Family, support: NDArray[np.bool_], patterns: int) -> _Sett
         correction = correction + step.reshape(k, 2)
         covariance: Floats = np.asarray(np.linalg.inv(normal), np.float64)
         settled = np.all(np.abs(step) < _SETTLED * np.sqrt(np.diag(covariance)))
-        more = rank < min(patterns, k - 3)
-        if excess > (1.0 if settled else _OBVIOUS) and more:
-            rank += 1
+        # What better offsets would still explain is no pattern of its own.
+        stays = excess > _OBVIOUS and excess > 0.5 * before
+        before = excess
+        if rank < min(patterns, k - 3) and (stays or (settled and excess > 1.0)):
+            rank, before = rank + 1, np.inf
         elif settled:
             break
     return _Settled(correction, covariance, rank, excess <= 1.0)
