@@ -1,4 +1,4 @@
-"""The loops of `statistics`: a strip of pixels at a time, all images of a block one after the other.
+"""The loops of `statistics`: a strip of pixels at a time, all images of a block in turn.
 
 A strip's sums stay in the processor's cache. A value that does not count is NaN, which alone is not
 equal to itself.

@@ -158,7 +158,8 @@ def merge_moments(one: Moments, other: Moments, out: Moments | None = None) -> M
         msg = f"moments of {one.n.shape} and of {other.n.shape}"
         raise ValueError(msg)
     out = Moments.empty(one.n.shape) if out is None else out
-    merge_values(*_flat(one), *_flat(other), *(a.reshape(-1) for a in _arrays(out)))
+    written = (array.reshape(-1) for array in _arrays(out))
+    merge_values(*_flat(one), *_flat(other), *written)
     return out
 
 
