@@ -1,15 +1,16 @@
 """Sums per pixel that can be added to and merged in any order: n, mean, M2.
 
 ``n`` counts the values, ``M2`` is the sum of their squared distances from ``mean``. A whole block
-of images is added at a time: its own mean and M2 are found in two passes over a strip of pixels
-that stays in the processor's cache, and merged into what there was by
+of images is added at a time, a strip of pixels after the other that stays in the processor's cache.
+Its own mean and M2 come from sums of distances, and of their squares, from a value near by: the
+mean so far or, where there is none, the pixel's first value. They are merged into what there was by
 
     n = a + b
     mean = mean_a + (mean_b - mean_a) b / n
     M2 = M2_a + M2_b + (mean_b - mean_a)^2 a b / n
 
-which is exact but for rounding, whatever was added first. The textbook's sum of squares less the
-square of the sum loses all digits of a small variance on a large mean.
+which is exact but for rounding, whatever was added first. Sums of squares of the values themselves
+would lose all digits of a small variance on a large mean.
 
 T. F. Chan, G. H. Golub, R. J. LeVeque, Am. Stat. 37:242 (1983), doi:10.1080/00031305.1983.10483115.
 """
@@ -18,18 +19,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.kernels.compiling import compiled, locked
+from stillstack.kernels.compiling import locked
+from stillstack.kernels.pixel_sums import add_values, clip_values, merge_values, sum_shared
 
 Image = NDArray[np.float64]
 Images = NDArray[np.floating[Any]]
-
-# Pixels of a strip: sums, counts and squares of so many stay in the cache beside the images' rows.
-_STRIP: Final = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +131,9 @@ def add_images(
         msg = f"scale is {factors.shape} for {len(images)} images"
         raise ValueError(msg)
     out = Moments.empty(moments.n.shape) if out is None else out
-    _add(_rows(images), locked(factors), *_flat(moments), *(a.reshape(-1) for a in _arrays(out)))
+    add_values(
+        _rows(images), locked(factors), *_flat(moments), *(a.reshape(-1) for a in _arrays(out))
+    )
     return out
 
 
@@ -157,7 +158,8 @@ def merge_moments(one: Moments, other: Moments, out: Moments | None = None) -> M
         msg = f"moments of {one.n.shape} and of {other.n.shape}"
         raise ValueError(msg)
     out = Moments.empty(one.n.shape) if out is None else out
-    _merge(*_flat(one), *_flat(other), *(a.reshape(-1) for a in _arrays(out)))
+    written = (array.reshape(-1) for array in _arrays(out))
+    merge_values(*_flat(one), *_flat(other), *written)
     return out
 
 
@@ -190,7 +192,7 @@ def without_outside(
     factors = np.ones(len(images)) if scale is None else np.asarray(scale, np.float64)
     out = np.empty_like(images) if out is None else out
     target = out.reshape(len(images), math.prod(out.shape[1:]))
-    _clip(_rows(images), locked(factors), _line(lower), _line(upper), target)
+    clip_values(_rows(images), locked(factors), _line(lower), _line(upper), target)
     return out
 
 
@@ -209,7 +211,7 @@ def shared_sums(image: Images, other: Images, area: NDArray[np.bool_]) -> tuple[
     >>> shared_sums(np.array([[1.0, np.nan, 4.0]]), np.full((1, 3), 2.0), np.ones((1, 3), bool))
     (5.0, 4.0)
     """
-    first, second = _shared(_line(image), _line(other), _line(area))
+    first, second = sum_shared(_line(image), _line(other), _line(area))
     return float(first), float(second)
 
 
@@ -228,94 +230,3 @@ def _line(array: NDArray[Any]) -> NDArray[Any]:
 def _rows(images: NDArray[Any]) -> NDArray[Any]:
     pixels = math.prod(images.shape[1:])
     return locked(np.ascontiguousarray(images).reshape(len(images), pixels))
-
-
-@compiled
-def _add(
-    images: Any,
-    scale: Any,
-    n: Any,
-    mean: Any,
-    m2: Any,
-    n_out: Any,
-    mean_out: Any,
-    m2_out: Any,
-) -> None:
-    n_images, size = images.shape
-    centre = np.empty(_STRIP)
-    count = np.empty(_STRIP)
-    squares = np.empty(_STRIP)
-    for start in range(0, size, _STRIP):
-        length = min(_STRIP, size - start)
-        centre[:] = 0.0
-        count[:] = 0.0
-        squares[:] = 0.0
-        for i in range(n_images):
-            row = images[i, start : start + length]
-            factor = scale[i]
-            for j in range(length):
-                value = row[j]
-                counts = value == value  # noqa: PLR0124  # not NaN
-                centre[j] += value * factor if counts else 0.0
-                count[j] += 1.0 if counts else 0.0
-        for j in range(length):
-            centre[j] /= max(count[j], 1.0)
-        for i in range(n_images):
-            row = images[i, start : start + length]
-            factor = scale[i]
-            for j in range(length):
-                value = row[j]
-                off = value * factor - centre[j]
-                squares[j] += off * off if value == value else 0.0  # noqa: PLR0124
-        for j in range(length):
-            at = start + j
-            before = np.float64(n[at])
-            share = count[j] / max(before + count[j], 1.0)
-            step = centre[j] - mean[at] if count[j] > 0.0 else 0.0
-            m2_out[at] = m2[at] + squares[j] + step * step * before * share
-            mean_out[at] = mean[at] + step * share
-            n_out[at] = np.uint32(before + count[j])
-
-
-@compiled
-def _merge(
-    n: Any,
-    mean: Any,
-    m2: Any,
-    n_other: Any,
-    mean_other: Any,
-    m2_other: Any,
-    n_out: Any,
-    mean_out: Any,
-    m2_out: Any,
-) -> None:
-    for at in range(n.size):
-        before, more = np.float64(n[at]), np.float64(n_other[at])
-        share = more / max(before + more, 1.0)
-        step = mean_other[at] - mean[at] if more > 0.0 else 0.0
-        m2_out[at] = m2[at] + m2_other[at] + step * step * before * share
-        mean_out[at] = mean[at] + step * share
-        n_out[at] = np.uint32(before + more)
-
-
-@compiled
-def _clip(images: Any, scale: Any, lower: Any, upper: Any, out: Any) -> None:
-    n_images, size = images.shape
-    for i in range(n_images):
-        factor = scale[i]
-        for at in range(size):
-            value = images[i, at]
-            scaled = value * factor
-            inside = lower[at] <= scaled <= upper[at]
-            out[i, at] = value if inside else np.nan
-
-
-@compiled
-def _shared(image: Any, other: Any, area: Any) -> Any:
-    first = second = 0.0
-    for at in range(image.size):
-        one, two = np.float64(image[at]), np.float64(other[at])
-        if area[at] and one == one and two == two:  # noqa: PLR0124
-            first += one
-            second += two
-    return first, second

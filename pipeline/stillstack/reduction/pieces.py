@@ -25,6 +25,7 @@ _MOST_STATE_BYTES: Final = 512 * 2**20
 _PIECE_BYTES: Final = 512 * 2**20
 READ_BYTES: Final = 64 * 2**20
 _FEWEST_PIECES: Final = 32
+_FEWEST_FRAMES: Final = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,8 @@ def pieces_of(
     batch
         Numbers of the groups.
     n_batches
-        How many batches there are: where they are few, pieces are smaller, to keep a cluster busy.
+        How many batches there are: where they are few, pieces are smaller, to keep a cluster busy,
+        though of no fewer frames than make the handling of their sums worth while.
     """
     numbers = np.concatenate([selection.groups[group] for group in batch])
     groups = np.repeat(np.asarray(batch), [len(selection.groups[group]) for group in batch])
@@ -92,7 +94,8 @@ def pieces_of(
     numbers, groups = numbers[order], groups[order]
     frame_bytes = _frame_bytes(source)
     fewest = max(1, _FEWEST_PIECES // n_batches)
-    step = max(1, min(_PIECE_BYTES // frame_bytes, -(-len(numbers) // fewest)))
+    wanted = max(_FEWEST_FRAMES, -(-len(numbers) // fewest))
+    step = max(1, min(_PIECE_BYTES // frame_bytes, wanted))
     return tuple(
         _piece(selection, source, numbers[first:stop], groups[first:stop])
         for first, stop in _cuts(numbers // source.chunk_frames, step)

@@ -49,10 +49,8 @@ def source_of(store: RunStore) -> Source:
             consequence="The run's table of shifts is whole, but its frames cannot be read.",
             cure=f"Bring them back there, {_GIVE}",
         ) from error
-    check_fits(source, store, str(given["path"]))
-    config = config_of(store)
-    source = corrected(source, config.correction, config.valid.frames)
-    fingerprint = fingerprint_of(config, source, store.given_rows())
+    source = corrected_as_then(source, store, str(given["path"]))
+    fingerprint = fingerprint_of(config_of(store), source, store.given_rows())
     if fingerprint != store.attributes["source_fingerprint"]:
         raise InputError(
             f"The frames at {given['path']}, or an image that the config names, have changed since "
@@ -61,6 +59,28 @@ def source_of(store: RunStore) -> Source:
             cure=f"Bring back those it was made of, {_GIVE}",
         )
     return source
+
+
+def corrected_as_then(source: Source, store: RunStore, where: str) -> Source:
+    """Source whose frames are corrected as the run's config says: dark, gain, defects.
+
+    Parameters
+    ----------
+    source
+        Raw frames.
+    store
+        The run's.
+    where
+        What to call the source where it does not fit.
+
+    Raises
+    ------
+    InputError
+        If the source has not as many frames as the run, of its shape, or an image is gone.
+    """
+    check_fits(source, store, where)
+    config = config_of(store)
+    return corrected(source, config.correction, config.valid.frames)
 
 
 def config_of(store: RunStore) -> RunConfig:

@@ -19,7 +19,7 @@ from stillstack.model import FRAME
 from stillstack.reduction.aligned_frames import Job
 from stillstack.reduction.lazy import lazy_dataset
 from stillstack.reduction.middle import median_bands
-from stillstack.reduction.raw import check_fits, reference_named, source_of
+from stillstack.reduction.raw import corrected_as_then, reference_named, source_of
 from stillstack.reduction.request import (
     BY_SUM,
     DEFAULT_CLIP_SIGMA,
@@ -49,7 +49,8 @@ class ReductionOptions:
         How far from the others a value may be, in their standard deviations, to count in the
         sigma-clipped mean.
     source
-        The raw frames, where they are not any more where the run found them.
+        The raw frames, where they are not any more where the run found them; they are corrected as
+        the run's config says.
     cluster
         Where it is computed when it is written and no Dask Client is active.
     median_bytes
@@ -135,8 +136,8 @@ def reduce_run(
     options = options or ReductionOptions()
     request = checked_request(by, statistics, normalise, options.clip_sigma)
     dataset, store = _opened(run)
-    source = options.source or source_of(store)
-    check_fits(source, store, source.name)
+    given = options.source
+    source = source_of(store) if given is None else corrected_as_then(given, store, given.name)
     selection = select(dataset, request)
     work, workers = _work(request, selection, source, store, options)
     attrs = _attributes(work, store)
