@@ -493,6 +493,7 @@ def test_the_report_compares_with_frames_as_the_run_read_them(
     assert found.raw_bytes == 60 * 128 * 128 * 2  # as recorded
     comparison = compare(result, found.raw)
     assert comparison.raw_mean is not None
+    assert "Mean corrected" in write_report(small_config["output"]["path"]).read_text()
     assert comparison.aligned_mean is not None
     assert np.isnan(comparison.raw_mean[DEFECT])
     assert np.isfinite(comparison.raw_mean).mean() > 0.99

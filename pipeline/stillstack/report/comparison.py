@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stillstack.errors import StillstackError
 from stillstack.model import FRAME, X, Y, is_good
-from stillstack.sources import Source, stretches
+from stillstack.sources import CorrectedSource, Source, stretches
 
 # Each is decoded twice. More would show the eye nothing new, and at 2048x2048 they cost more than
 # all else that a short run does.
@@ -36,6 +36,8 @@ class Comparison:
         Numbers of the first and the last good frame; None where there are fewer than two.
     difference_before, difference_after
         Last frame less first, (y, x); NaN where either is not valid.
+    before
+        What the frames before alignment are, in words.
     rms_before, rms_after
         Of these differences, over the pixels that both have.
     """
@@ -49,6 +51,7 @@ class Comparison:
     difference_after: Image | None = None
     rms_before: float = float("nan")
     rms_after: float = float("nan")
+    before: str = "as recorded"
 
 
 def compare(run: xr.Dataset, raw: Source | None, limit: int = MOST_FRAMES) -> Comparison:
@@ -85,6 +88,7 @@ def compare(run: xr.Dataset, raw: Source | None, limit: int = MOST_FRAMES) -> Co
         difference_after=after,
         rms_before=_rms(before, common),
         rms_after=_rms(after, common),
+        before="corrected" if isinstance(raw, CorrectedSource) else "as recorded",
     )
 
 

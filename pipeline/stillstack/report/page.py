@@ -217,7 +217,7 @@ def _first_group(array: xr.DataArray) -> Any:
 
 def _mean_pictures(comparison: Comparison) -> list[Picture]:
     named = (
-        (comparison.raw_mean, "Mean as recorded"),
+        (comparison.raw_mean, f"Mean {comparison.before}"),
         (comparison.aligned_mean, "Mean aligned"),
     )
     present = [image for image, _ in named if image is not None]
@@ -231,7 +231,7 @@ def _mean_pictures(comparison: Comparison) -> list[Picture]:
 
 def _difference_pictures(comparison: Comparison) -> list[Picture]:
     named = (
-        (comparison.difference_before, "As recorded"),
+        (comparison.difference_before, comparison.before.capitalize()),
         (comparison.difference_after, "Aligned"),
     )
     binned = [(display_image(image, 320), title) for image, title in named if image is not None]

@@ -40,8 +40,8 @@ class CorrectedSource:
 
     Which pixels count is judged on the raw counts, as the detector wrote them: defects, values
     outside the rules, and without the rule ``above`` the largest value of an integer type, which
-    is saturated. Registration counts such a pixel as not finite; it leaves out no pixels around a
-    saturated one, as it does in frames that are not corrected.
+    is saturated. Registration calls such a pixel not finite, and pixels around it count, while
+    around a saturated pixel of an uncorrected frame they do not.
 
     Parameters
     ----------
