@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from dask.base import compute
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -48,6 +50,7 @@ N_TRIALS = 120
 # Of the ratio of two rms errors over both axes: 1 / sqrt(4 x 120) and 1 / sqrt(4 x 200) in
 # quadrature are 5.8 %, so that 20 % are more than three standard errors.
 AGREES = 0.20
+SYNCHRONOUS = functools.partial(compute, scheduler="synchronous")
 
 
 def simulated(n_frames: int, scene: str, dose: float, seed: int = 5) -> SimulatedStack:
@@ -239,9 +242,9 @@ def test_reference_and_scene_share_no_noise(tmp_path: Path) -> None:
         stack.scene.expected().astype("f4"), made.valid, max_shift_px=16, n_frames=1000
     )
     numbers = tuple(range(48))
-    table = register_spread(made.source, numbers, reference, _synchronous)
+    table = register_spread(made.source, numbers, reference, SYNCHRONOUS)
     halves = divided_sums(
-        made.source, numbers, table, reference, Division(0.4, (1.0, 0.0), 1), compute=_synchronous
+        made.source, numbers, table, reference, Division(0.4, (1.0, 0.0), 1), compute=SYNCHRONOUS
     )
     inner = (halves.scene_count == 48) & (halves.reference_count == 48)
     inner &= ndimage.binary_erosion(inner, iterations=6)
@@ -253,13 +256,6 @@ def test_reference_and_scene_share_no_noise(tmp_path: Path) -> None:
     # Interpolation correlates neighbours: about half of the values are independent.
     limit = 5.0 / np.sqrt(inner.sum() / 2)
     assert abs(np.mean(one / scale * other / scale)) < limit * (one / scale).std() ** 2
-
-
-def _synchronous(*values: Any) -> tuple[Any, ...]:
-    from dask.base import compute
-
-    found: tuple[Any, ...] = compute(*values, scheduler="synchronous")
-    return found
 
 
 def test_a_moved_scene_is_the_analytic_one() -> None:
@@ -302,7 +298,7 @@ def test_lone_dead_pixels_do_not_hide_the_scene() -> None:
 def material(tmp_path_factory: pytest.TempPathFactory) -> Any:
     frames = simulated(40, "crystal", 24.0).read(0, 40)
     made = plan(make_config(config_of(frames, tmp_path_factory.mktemp("material"))))
-    return gather(made, 0, _synchronous)
+    return gather(made, 0, SYNCHRONOUS)
 
 
 def test_a_trial_is_the_same_whoever_does_it(material: Any) -> None:
@@ -377,7 +373,7 @@ def test_rows_are_the_plain_statistics_of_the_trials() -> None:
 def test_the_assessment_is_the_same_on_every_engine(engine: str, tmp_path: Path) -> None:
     frames = simulated(24, "crystal", 24.0).read(0, 24)
     found = assess(config_of(frames, tmp_path), trials=4)
-    expected = assess(config_of(frames, tmp_path), trials=4, compute=_synchronous)
+    expected = assess(config_of(frames, tmp_path), trials=4, compute=SYNCHRONOUS)
     assert found.as_dict() == expected.as_dict()
 
 
