@@ -448,6 +448,17 @@ def test_frames_that_are_not_good_are_left_out_and_told(tmp_path: Path) -> None:
     assert "2 of 40 frames are not good" in found.notes[0]
 
 
+def test_frames_that_the_config_leaves_out_do_not_enter(tmp_path: Path) -> None:
+    frames = simulated(24, "crystal", 24.0).read(0, 24)
+    frames[:8] *= 3  # of another exposure
+    kept = {"exclude": {"frames": ["0:8"]}}
+    found = assess(config_of(frames, tmp_path, **kept), trials=4)
+    assert found.n_frames == 16
+    assert found.own.dose == pytest.approx(24.0, rel=0.05)
+    single = {**kept, "reference": {"kind": "first"}}
+    assert assess(config_of(frames, tmp_path, **single), trials=4).n_frames == 15
+
+
 @pytest.mark.parametrize(
     "name", ["assessment", "halves", "ladder", "material", "moving", "thinning", "trials"]
 )

@@ -15,6 +15,7 @@ from stillstack.assess.material import Material
 from stillstack.assess.moving import moving_scene
 from stillstack.assess.trials import Bench
 from stillstack.errors import InputError
+from stillstack.exclusion import kept_numbers
 from stillstack.model import is_good, status_words
 from stillstack.plan import Plan
 from stillstack.reference import ReferenceImage, ReferenceMaker
@@ -32,6 +33,7 @@ _COUNTING: Final = 0.05
 _FEW_EVENTS: Final = 50.0
 _ALIKE: Final = 1.5
 _NAMED_FRAMES: Final = 5
+_ONE_GROUP: Final = ("All groups were assessed together, on one reference.",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +108,7 @@ def gather(plan: Plan, seed: int, compute: Compute) -> Material:
             *_notes_on_frames(chosen.n_tried, chosen.n_good),
             *_notes_on_reference(chosen.made.n_frames, n_reference),
             *_notes_on_scene(counts, bench.noise[0]),
+            *(_ONE_GROUP if plan.config.groups is not None else ()),
         ),
         token=f"{plan.fingerprint}-{chosen.digest}-{seed}",
         seed=seed,
@@ -116,7 +119,13 @@ def _choose(plan: Plan, seed: int, compute: Compute) -> _Chosen:
     """Register spread frames, and add up the good ones."""
     source = plan.source
     maker = ReferenceMaker(
-        source, plan.config.reference, plan.valid, plan.reference_valid, plan.settings, compute
+        source,
+        plan.config.reference,
+        plan.valid,
+        plan.reference_valid,
+        plan.settings,
+        compute,
+        plan.left_out,
     )
     made = maker.make()
     start = maker.prepared(made)
@@ -134,7 +143,7 @@ def _choose(plan: Plan, seed: int, compute: Compute) -> _Chosen:
         raise _none_good(table["status"].values, numbers)
     good = table.isel(frame=kept)
     share = min(_MOST_SHARE, made.n_frames / kept.size) if summed else 0.0
-    as_they_lie = summed and plan.config.reference.refine == 0
+    as_they_lie = summed and plan.config.reference.most_rounds == 0
     division = Division(share, (_gain_of(plan), plan.read_noise), seed, as_they_lie)
     chosen = tuple(numbers[i] for i in kept)
     halves = divided_sums(source, chosen, good, start, division, compute=compute)
@@ -177,11 +186,14 @@ def _numbers(plan: Plan, made: ReferenceImage) -> tuple[int, ...]:
     config, n_frames = plan.config.reference, plan.source.shape[0]
     stop = min(config.stop or n_frames, n_frames)
     wanted = min(max(_FRAMES, round(made.n_frames / _MOST_SHARE)), _MOST_FRAMES)
-    numbers = spread_numbers(config.start, stop, wanted)
-    if _kind_of(plan) != "single":
-        return numbers
-    own = 0 if config.kind == "first" else int(config.index or 0)
-    return tuple(number for number in numbers if number != own)
+    kept = kept_numbers(plan.left_out, config.start, stop)
+    if _kind_of(plan) == "single":
+        first = config.kind == "first"
+        own = kept_numbers(plan.left_out, 0, n_frames)[0] if first else int(config.index or 0)
+        kept = kept[kept != own]
+    if not kept.size:
+        return ()
+    return tuple(int(kept[place]) for place in spread_numbers(0, len(kept), wanted))
 
 
 def _reference_of(
