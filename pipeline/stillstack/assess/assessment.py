@@ -73,8 +73,8 @@ def assess(
     Raises
     ------
     InputError
-        If the config is refused by its plan, under two frames can be registered, or the frames
-        show no counts.
+        If the config is refused by its plan, no frame can be registered, or the frames show no
+        counts.
 
     Examples
     --------

@@ -15,6 +15,7 @@ from stillstack.assess.material import Material
 from stillstack.assess.moving import moving_scene
 from stillstack.assess.trials import Bench
 from stillstack.errors import InputError
+from stillstack.exclusion import kept_numbers
 from stillstack.model import is_good, status_words
 from stillstack.plan import Plan
 from stillstack.reference import ReferenceImage, ReferenceMaker
@@ -22,7 +23,7 @@ from stillstack.sampling import spread_numbers
 
 _FRAMES: Final = 64
 _MOST_FRAMES: Final = 256
-_FEWEST_FRAMES: Final = 2
+_MANY_FRAMES: Final = 8
 # What the reference may take of the events: the scene needs the rest.
 _MOST_SHARE: Final = 0.5
 # As in the reference of a run.
@@ -32,6 +33,7 @@ _COUNTING: Final = 0.05
 _FEW_EVENTS: Final = 50.0
 _ALIKE: Final = 1.5
 _NAMED_FRAMES: Final = 5
+_ONE_GROUP: Final = ("All groups were assessed together, on one reference.",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +84,9 @@ def gather(plan: Plan, seed: int, compute: Compute) -> Material:
     Raises
     ------
     InputError
-        If under two frames can be registered, or they show no counts.
+        If no frame can be registered, or they show no counts.
     """
+    _refuse_dark(plan)
     chosen = _choose(plan, seed, compute)
     image, valid, n_reference = _reference_of(chosen, plan)
     bench, dose, brightest = _bench(plan, chosen, np.where(valid, image, np.nan), seed)
@@ -105,6 +108,7 @@ def gather(plan: Plan, seed: int, compute: Compute) -> Material:
             *_notes_on_frames(chosen.n_tried, chosen.n_good),
             *_notes_on_reference(chosen.made.n_frames, n_reference),
             *_notes_on_scene(counts, bench.noise[0]),
+            *(_ONE_GROUP if plan.config.groups is not None else ()),
         ),
         token=f"{plan.fingerprint}-{chosen.digest}-{seed}",
         seed=seed,
@@ -115,19 +119,31 @@ def _choose(plan: Plan, seed: int, compute: Compute) -> _Chosen:
     """Register spread frames, and add up the good ones."""
     source = plan.source
     maker = ReferenceMaker(
-        source, plan.config.reference, plan.valid, plan.reference_valid, plan.settings, compute
+        source,
+        plan.config.reference,
+        plan.valid,
+        plan.reference_valid,
+        plan.settings,
+        compute,
+        plan.left_out,
     )
     made = maker.make()
     start = maker.prepared(made)
     summed = _kind_of(plan) == "summed"
     numbers = _numbers(plan, made)
+    if not numbers:
+        raise InputError(
+            f"{source.name} has no frame beside the reference.",
+            consequence="There is no scene to try registration with.",
+            cure="Give two frames or more, or set reference.kind: mean.",
+        )
     table = register_spread(source, numbers, start, compute)
     kept = np.flatnonzero(is_good(table["status"].values))
-    if kept.size < _FEWEST_FRAMES:
-        raise _too_few(kept.size, table["status"].values, numbers)
+    if not kept.size:
+        raise _none_good(table["status"].values, numbers)
     good = table.isel(frame=kept)
     share = min(_MOST_SHARE, made.n_frames / kept.size) if summed else 0.0
-    as_they_lie = summed and plan.config.reference.refine == 0
+    as_they_lie = summed and plan.config.reference.most_rounds == 0
     division = Division(share, (_gain_of(plan), plan.read_noise), seed, as_they_lie)
     chosen = tuple(numbers[i] for i in kept)
     halves = divided_sums(source, chosen, good, start, division, compute=compute)
@@ -142,13 +158,7 @@ def _bench(
     known = count > 0
     mean = chosen.halves.scene_part / ((1.0 - chosen.share) * np.maximum(count, 1))
     seen = mean[known & plan.valid]
-    dose = float(seen.mean()) if seen.size else 0.0
-    if not dose > 0.0:
-        raise InputError(
-            f"The valid pixels of the aligned frames have a mean of {dose:.3g} counts.",
-            consequence="Photon noise cannot be drawn, and there is no dose to name.",
-            cure="Give frames of counts, before any background is subtracted.",
-        )
+    dose = float(seen.mean())
     shifts = chosen.table["shift"].values
     other = np.where(np.isfinite(reference), reference, mean)
     bench = Bench(
@@ -176,11 +186,14 @@ def _numbers(plan: Plan, made: ReferenceImage) -> tuple[int, ...]:
     config, n_frames = plan.config.reference, plan.source.shape[0]
     stop = min(config.stop or n_frames, n_frames)
     wanted = min(max(_FRAMES, round(made.n_frames / _MOST_SHARE)), _MOST_FRAMES)
-    numbers = spread_numbers(config.start, stop, wanted)
-    if _kind_of(plan) != "single":
-        return numbers
-    own = 0 if config.kind == "first" else int(config.index or 0)
-    return tuple(number for number in numbers if number != own)
+    kept = kept_numbers(plan.left_out, config.start, stop)
+    if _kind_of(plan) == "single":
+        first = config.kind == "first"
+        own = kept_numbers(plan.left_out, 0, n_frames)[0] if first else int(config.index or 0)
+        kept = kept[kept != own]
+    if not kept.size:
+        return ()
+    return tuple(int(kept[place]) for place in spread_numbers(0, len(kept), wanted))
 
 
 def _reference_of(
@@ -211,25 +224,37 @@ def _saturation(plan: Plan) -> float:
     return min(highest, np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else highest
 
 
-def _too_few(n_good: int, status: NDArray[Any], numbers: tuple[int, ...]) -> InputError:
+def _refuse_dark(plan: Plan) -> None:
+    mean = float(np.nanmean(plan.typical[plan.valid]))
+    if not mean > 0.0:
+        raise InputError(
+            f"The valid pixels of the sampled frames have a mean of {mean:.3g} counts.",
+            consequence="Photon noise cannot be drawn, and there is no dose to name.",
+            cure="Give frames of counts, before any background is subtracted.",
+        )
+
+
+def _none_good(status: NDArray[Any], numbers: tuple[int, ...]) -> InputError:
     bad = [
         f"frame {number}: {', '.join(status_words(bits))}"
         for number, bits in zip(numbers, status.tolist(), strict=True)
-        if not is_good(bits)
     ]
     listed = "; ".join([*bad[:_NAMED_FRAMES], *(["..."] if len(bad) > _NAMED_FRAMES else [])])
     return InputError(
-        f"{n_good} of the {len(numbers)} frames that were tried can be registered ({listed}).",
-        consequence=f"A scene to try registration with needs {_FEWEST_FRAMES} or more.",
+        f"None of the {len(numbers)} frames that were tried can be registered ({listed}).",
+        consequence="There is no scene to try registration with.",
         cure="Look at these frames, the valid pixels and registration.max_shift_px; stillstack "
         "plan draws what counts.",
     )
 
 
 def _notes_on_frames(n_tried: int, n_good: int) -> tuple[str, ...]:
-    if n_good == n_tried:
-        return ()
-    return (f"{n_tried - n_good} of {n_tried} frames are not good; they were left out.",)
+    notes = []
+    if n_good < n_tried:
+        notes.append(f"{n_tried - n_good} of {n_tried} frames are not good; they were left out.")
+    if n_good < _MANY_FRAMES:
+        notes.append(f"{n_good} frames made the scene: how frames drift is hardly known.")
+    return tuple(notes)
 
 
 def _notes_on_reference(n_run: float, n_trials: float) -> tuple[str, ...]:
