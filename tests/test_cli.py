@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import signal
 import subprocess
@@ -22,7 +24,10 @@ from typer.testing import CliRunner, Result
 from stillstack.cli import app
 from stillstack.storage import digest_store
 
-COMMANDS = ("simulate", "ingest", "plan", "doctor", "run", "report", "demo")
+COMMANDS = (
+    *("simulate", "ingest", "plan", "doctor", "run", "report", "demo"),
+    *("status", "info", "verify"),
+)
 PNG = b"\x89PNG\r\n"
 
 
@@ -88,8 +93,47 @@ def test_help_names_every_command_and_exit_code() -> None:
     assert "130" in result.stdout
 
 
-def test_the_version_is_shown() -> None:
-    assert re.fullmatch(r"stillstack \d+\.\d+\.\d+\S*\n", stillstack("--version").stdout)
+def test_the_versions_that_matter_are_shown_the_program_s_own_first() -> None:
+    lines = stillstack("--version").stdout.splitlines()
+    assert re.fullmatch(r"stillstack \d+\.\d+\.\d+\S*", lines[0])
+    assert f"numpy {np.__version__}" in lines
+    assert f"xarray {xr.__version__}" in lines
+    assert lines[-1] == f"python {platform.python_version()}"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete_the_command(shell: str) -> None:
+    asked = {**os.environ, "_STILLSTACK_COMPLETE": f"source_{shell}"}
+    script = [sys.executable, "-m", "stillstack"]
+    answer = subprocess.run(script, env=asked, capture_output=True, text=True, check=True)
+    assert "_STILLSTACK_COMPLETE=complete_" in answer.stdout
+    assert "python" not in answer.stdout
+
+
+def test_bash_completes_commands_and_options() -> None:
+    def completed(words: str) -> list[str]:
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        asked |= {**os.environ, "_STILLSTACK_COMPLETE": "complete_bash"}
+        script = [sys.executable, "-m", "stillstack"]
+        answer = subprocess.run(script, env=asked, capture_output=True, text=True, check=True)
+        return answer.stdout.split()
+
+    assert completed("stillstack sta") == ["status"]
+    assert completed("stillstack run --perf") == ["--performance-report"]
+
+
+def test_installing_the_completion_writes_what_the_shell_reads(tmp_path: Path) -> None:
+    # the shell is named, because the process that runs the tests need not be one
+    home = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
+    }
+    script = [sys.executable, "-m", "stillstack", "--install-completion", "bash"]
+    subprocess.run(script, env=home, capture_output=True, check=True)
+    installed = tmp_path / ".bash_completions" / "stillstack.sh"
+    assert "complete_bash" in installed.read_text()
+    assert str(installed) in (tmp_path / ".bashrc").read_text()
 
 
 @pytest.mark.parametrize("arguments", [("plan",), ("run", "a", "b"), ("fly",), ("run", "--fast")])

@@ -158,7 +158,7 @@ def test_what_another_version_kept_is_not_used(
 ) -> None:
     sha256 = PreparedReferences(objects_at(tmp_path)).keep(reference)
     assert PreparedReferences(objects_at(tmp_path)).sha256_of(reference.digest) == sha256
-    monkeypatch.setattr(storage_prepared, "version", lambda _: "99")
+    monkeypatch.setattr(storage_prepared, "deciding_versions", lambda: {"numpy": "99"})
     assert PreparedReferences(objects_at(tmp_path)).sha256_of(reference.digest) == ""
 
 

@@ -8,7 +8,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbclient
@@ -354,7 +358,8 @@ def test_the_scheduler_is_asked_no_more_than_once_a_second_and_changes_are_logge
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = iter(np.arange(0, 100, 0.1).tolist())
-    monkeypatch.setattr("stillstack.watch.teller.time.monotonic", lambda: next(clock))
+    only_here = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr("stillstack.watch.teller.time", only_here)
     answers: list[Any] = [
         {"a": WorkerMemory(5, 10), "b": WorkerMemory(7, 10)},
         None,
@@ -434,12 +439,32 @@ def test_a_notebook_draws_no_more_than_twice_a_second_but_the_end(
 # --------------------------------------------------------------------------- the log
 
 
+class Listener(logging.Handler):
+    """What somebody hears who has set up logging; a silenced cluster makes pytest's deaf."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """Somebody who listens to all loggers."""
+    heard = Listener()
+    logging.getLogger().addHandler(heard)
+    yield heard
+    logging.getLogger().removeHandler(heard)
+
+
 def logged(path: Path) -> str:
     return (path / "run" / "log.txt").read_text("utf-8")
 
 
 def test_a_run_leaves_a_log_of_what_happened_when(
-    cluster_client: Any, small_config: Any, caplog: pytest.LogCaptureFixture
+    cluster_client: Any, small_config: Any, listener: Listener
 ) -> None:
     path = Path(small_config["output"]["path"])
     run(small_config)
@@ -462,7 +487,7 @@ def test_a_run_leaves_a_log_of_what_happened_when(
     assert len(logged(path)) > len(text)
     assert digest_store(path) == digest
     # what is only for the file is not what others see
-    assert [r for r in caplog.records if r.levelno < logging.WARNING] == []
+    assert listener.messages == []
     assert logging.getLogger("stillstack").propagate
     assert logging.getLogger("stillstack").level == logging.NOTSET
 
@@ -551,19 +576,47 @@ def test_no_secret_gets_into_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_whoever_listens_to_the_package_hears_what_they_heard_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, listener: Listener
 ) -> None:
     path = tmp_path / "out.zarr"
     package = logging.getLogger("stillstack")
     with lock_run(path), run_log(path):
         logging.getLogger("stillstack.here").info("not for others")
         logging.getLogger("stillstack.here").warning("for all")
-    assert caplog.messages == ["for all"]
-    with caplog.at_level(logging.INFO, "stillstack"), lock_run(path), run_log(path):
-        logging.getLogger("stillstack.here").info("for those who asked")
-    assert caplog.messages == ["for all", "for those who asked"]
+    assert listener.messages == ["for all"]
+    package.setLevel(logging.INFO)
+    try:
+        with lock_run(path), run_log(path):
+            logging.getLogger("stillstack.here").info("for those who asked")
+    finally:
+        package.setLevel(logging.NOTSET)
+    assert listener.messages == ["for all", "for those who asked"]
     assert "not for others" in logged(path)
     assert package.handlers == []
+
+
+def test_two_runs_in_one_process_keep_a_log_each(tmp_path: Path) -> None:
+    logger = logging.getLogger("stillstack.here")
+    turns = threading.Barrier(2, timeout=30)
+
+    def keep(name: str) -> None:
+        path = tmp_path / name
+        with lock_run(path), run_log(path):
+            turns.wait()
+            logger.info("this is %s", name)
+            turns.wait()
+            if name == "long":
+                turns.wait()
+                logger.info("the other one has ended")
+        if name == "short":
+            turns.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(keep, ["short", "long"]))
+    short, long = (logged(tmp_path / name) for name in ("short", "long"))
+    assert re.findall("INFO +(.*)", short) == ["this is short"]
+    assert re.findall("INFO +(.*)", long) == ["this is long", "the other one has ended"]
+    assert logging.getLogger("stillstack").propagate
 
 
 # --------------------------------------------------------------------------- performance report
@@ -586,4 +639,4 @@ def test_a_performance_report_is_a_page_that_needs_no_network(
     run(small_config, performance=page)
     text = page.read_text("utf-8")
     assert "run_block" in text
-    assert not re.search(r"<(script|link)[^>]*(src|href)=.https?://", text)
+    assert not re.search(r"<script[^>]*src=|<link[^>]*rel=.stylesheet|@import", text)
