@@ -10,14 +10,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stillstack.errors import StillstackError
+from stillstack.errors import InputError, StillstackError
 from stillstack.model import FRAME, X, Y, is_good
+from stillstack.physics.checks import Checks, Halves, Stretches, check_alignment
 from stillstack.sources import CorrectedSource, Source, stretches
 
 # Each is decoded twice. More would show the eye nothing new, and at 2048x2048 they cost more than
 # all else that a short run does.
 MOST_FRAMES: Final = 64
 _MOST_AT_ONCE: Final = 16  # bounded in memory
+# Of the run, each of which is looked at for what shift it is left with.
+_STRETCHES: Final = 4
 
 Image = NDArray[np.float64]
 
@@ -38,6 +41,8 @@ class Comparison:
         Last frame less first, (y, x); NaN where either is not valid.
     before
         What the frames before alignment are, in words.
+    checks
+        What independent checks of the same frames found; None where they cannot be made.
     rms_before, rms_after
         Of these differences, over the pixels that both have.
     """
@@ -52,6 +57,7 @@ class Comparison:
     rms_before: float = float("nan")
     rms_after: float = float("nan")
     before: str = "as recorded"
+    checks: Checks | None = None
 
 
 def compare(run: xr.Dataset, raw: Source | None, limit: int = MOST_FRAMES) -> Comparison:
@@ -78,10 +84,12 @@ def compare(run: xr.Dataset, raw: Source | None, limit: int = MOST_FRAMES) -> Co
         after = np.subtract(*(_aligned_frame(run, n) for n in (last, first)), dtype=np.float64)
     common = np.isfinite(before if before is not None else np.nan)
     common = common & np.isfinite(after if after is not None else np.nan)
+    recorded = None if raw is None else _raw_means(run, raw, numbers)
+    aligned = _aligned_means(run, numbers) if "aligned" in run else None
     return Comparison(
         n_frames=len(numbers),
-        raw_mean=None if raw is None else _raw_mean(run, raw, numbers),
-        aligned_mean=_aligned_mean(run, numbers) if "aligned" in run else None,
+        raw_mean=None if recorded is None else recorded.mean(),
+        aligned_mean=None if aligned is None else aligned.mean(),
         first=first if has_pair else None,
         last=last if has_pair else None,
         difference_before=before,
@@ -89,6 +97,7 @@ def compare(run: xr.Dataset, raw: Source | None, limit: int = MOST_FRAMES) -> Co
         rms_before=_rms(before, common),
         rms_after=_rms(after, common),
         before="corrected" if isinstance(raw, CorrectedSource) else "as recorded",
+        checks=None if aligned is None else _checks(run, recorded, aligned),
     )
 
 
@@ -121,19 +130,78 @@ def _window(run: xr.Dataset) -> tuple[slice, slice]:
     return slice(int(y[0]), int(y[-1]) + 1), slice(int(x[0]), int(x[-1]) + 1)
 
 
-def _raw_mean(run: xr.Dataset, raw: Source, numbers: list[int]) -> Image | None:
-    total = np.zeros(raw.shape[1:])
-    count = np.zeros(total.shape, np.int64)
+class _Means:
+    """Sums of a few spread frames, by stretch of the run, and within each by parity.
+
+    Single precision holds them: of so few frames whole counts add up exactly.
+    """
+
+    def __init__(self, shape: tuple[int, ...], n_frames: int, n_stretches: int = 1) -> None:
+        self.n_frames = n_frames
+        self.total = np.zeros((n_stretches, 2, *shape), np.float32)
+        self.count = np.zeros(self.total.shape, np.uint8)
+        self.n_of = [0] * n_stretches
+
+    def add(self, place: int, frame: NDArray[Any]) -> None:
+        """Add a frame by its place among all."""
+        known = np.isfinite(frame)
+        stretch = place * len(self.total) // self.n_frames
+        half = self.total[stretch, place % 2]
+        np.add(half, frame, out=half, where=known)
+        self.count[stretch, place % 2] += known
+        self.n_of[stretch] += 1
+
+    def mean(self) -> Image | None:
+        """Mean of all; None where no frame counts."""
+        total, count = self._summed(0, 1)
+        return _divided(total, count) if count.any() else None
+
+    def halves(self) -> Halves:
+        """Means of every other frame, and of the others."""
+        odd, even = (_divided(t, n) for t, n in zip(*self._summed(0), strict=True))
+        return Halves(odd, even)
+
+    def stretches(self) -> Stretches | None:
+        """Means of successive stretches; None where there is one."""
+        if len(self.total) == 1:
+            return None
+        return Stretches(_divided(*self._summed(1)), self.n_of)
+
+    def _summed(self, *axes: int) -> tuple[Image, NDArray[np.int64]]:
+        return (
+            self.total.sum(axis=axes, dtype=np.float64),
+            self.count.sum(axis=axes, dtype=np.int64),
+        )
+
+
+def _divided(total: Image, count: NDArray[np.integer[Any]]) -> Image:
+    mean: Image = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean
+
+
+def _checks(run: xr.Dataset, recorded: _Means | None, aligned: _Means) -> Checks | None:
+    """Independent checks; None where the frames show too little for them."""
+    valid = run["valid"].isel(dict.fromkeys(run["valid"].dims[:-2], 0)).values[_window(run)]
+    try:
+        return check_alignment(
+            aligned.halves(),
+            recorded=None if recorded is None else recorded.halves(),
+            stretches=aligned.stretches(),
+            valid=np.asarray(valid, bool),
+        )
+    except InputError:
+        return None
+
+
+def _raw_means(run: xr.Dataset, raw: Source, numbers: list[int]) -> _Means | None:
+    window = _window(run)
+    means = _Means(np.empty(raw.shape[1:], np.bool_)[window].shape, len(numbers))
+    place = 0
     for start, stop in stretches(numbers, _MOST_AT_ONCE):
         for frame in _readable(raw, start, stop):
-            known = np.isfinite(frame)
-            np.add(total, frame, out=total, where=known)
-            count += known
-    if not count.any():
-        return None
-    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    window: Image = mean[_window(run)]
-    return window
+            means.add(place, frame[window])
+            place += 1
+    return means if means.count.any() else None
 
 
 def _readable(raw: Source, start: int, stop: int) -> Iterator[NDArray[Any]]:
@@ -161,16 +229,12 @@ def _aligned_frame(run: xr.Dataset, number: int) -> NDArray[np.floating[Any]]:
     return np.asarray(run["aligned"].isel({FRAME: number}).values)
 
 
-def _aligned_mean(run: xr.Dataset, numbers: list[int]) -> Image:
-    total = np.zeros(run["aligned"].shape[1:])
-    count = np.zeros(total.shape, np.int64)
-    for number in numbers:
-        frame = _aligned_frame(run, number)
-        known = np.isfinite(frame)
-        np.add(total, frame, out=total, where=known)
-        count += known
-    mean: Image = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return mean
+def _aligned_means(run: xr.Dataset, numbers: list[int]) -> _Means:
+    n_stretches = _STRETCHES if len(numbers) >= 4 * _STRETCHES else 1
+    means = _Means(run["aligned"].shape[1:], len(numbers), n_stretches)
+    for place, number in enumerate(numbers):
+        means.add(place, _aligned_frame(run, number))
+    return means
 
 
 def _rms(image: Image | None, where: NDArray[np.bool_]) -> float:
