@@ -32,6 +32,8 @@ from stillstack.pictures import (
 )
 from stillstack.quantities import byte_size, duration
 from stillstack.report.comparison import Comparison, compare
+from stillstack.report.independence import independent_section
+from stillstack.report.motion import motion_sentences
 from stillstack.report.provenance import Provenance, read_provenance
 from stillstack.report.verdict import answers, cautions
 from stillstack.sources import Source
@@ -140,6 +142,7 @@ def render_report(run: xr.Dataset, provenance: Provenance, raw: Source | None) -
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"duration": duration, "byte_size": byte_size, "quantity": _quantity}
+    checks = None if comparison.checks is None else independent_section(comparison.checks)
     template = importlib.resources.files("stillstack.report").joinpath(_TEMPLATE).read_text("utf-8")
     return environment.from_string(template).render(
         generator=GENERATOR,
@@ -155,6 +158,9 @@ def render_report(run: xr.Dataset, provenance: Provenance, raw: Source | None) -
         means=_mean_pictures(comparison),
         differences=_difference_pictures(comparison),
         comparison=comparison,
+        motion=motion_sentences(run),
+        checks=checks,
+        checks_picture=None if checks is None else _drawn(checks.figure, checks.title),
         thumbnails=_thumbnails(run, provenance, raw, comparison),
         provenance=provenance,
     )
