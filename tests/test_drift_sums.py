@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stillstack.drift.config import TrajectoryConfig
+from stillstack.config.trajectory import TrajectoryConfig
 from stillstack.drift.grouping import SumQuality, choose_sum, sum_ranges
 from stillstack.drift.sums import interpolate_sums
 from stillstack.drift.trajectory import Trajectory

@@ -23,7 +23,7 @@ from scipy.linalg import solveh_banded
 from scipy.ndimage import median_filter, uniform_filter1d
 from scorecard import Row, finish, header, options, table
 
-from stillstack.drift.config import TrajectoryConfig
+from stillstack.config.trajectory import TrajectoryConfig
 from stillstack.drift.grouping import SumQuality, choose_sum, sum_ranges
 from stillstack.drift.sums import interpolate_sums
 from stillstack.drift.trajectory import Trajectory, follow
