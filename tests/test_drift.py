@@ -527,8 +527,8 @@ def test_what_is_in_reach_ends_where_a_segment_does() -> None:
 
 
 def test_each_status_bit_is_either_repairable_or_not() -> None:
-    fine = {Status.LOW_OVERLAP, Status.LOW_NCC, Status.AMBIGUOUS, Status.AT_LIMIT,
-            Status.NOT_CONVERGED}  # fmt: skip
+    # A frame at the limit was seen, as far away as is looked: its neighbours know no better.
+    fine = {Status.LOW_OVERLAP, Status.LOW_NCC, Status.AMBIGUOUS, Status.NOT_CONVERGED}
     for bit in Status:
         assert bool(repairable(np.array([int(bit)], np.uint16))[0]) == (bit in fine)
 

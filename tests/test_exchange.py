@@ -105,11 +105,15 @@ def test_a_frame_whose_shift_a_person_blanks_is_excluded(edited: Callable[..., P
     assert found.rows["status"][1] == Status.LOW_NCC | Status.STRUCK
 
 
-def test_a_frame_to_which_a_person_gives_a_shift_is_repaired(edited: Callable[..., Path]) -> None:
-    found = read_shifts(edited(("1,,,,,,low", "1,4,5,,,,low")), 3)
+@pytest.mark.parametrize("word", ["low_ncc", "at_limit", "outlier|not_converged"])
+def test_a_frame_to_which_a_person_gives_a_shift_is_repaired(
+    word: str, edited: Callable[..., Path]
+) -> None:
+    found = read_shifts(edited(("1,,,,,,low_ncc", f"1,4,5,,,,{word}")), 3)
     assert found.given == (1,)
     assert found.rows["shift"][1].tolist() == [4.0, 5.0]
-    assert found.rows["status"][1] == Status.REPAIRED | Status.STRUCK
+    outlier = Status.OUTLIER if "outlier" in word else Status(0)
+    assert found.rows["status"][1] == Status.REPAIRED | Status.STRUCK | outlier
 
 
 @pytest.mark.parametrize("word", ["unreadable", "blank", "pending", "excluded|not_converged"])

@@ -7,15 +7,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.model import Status, is_good
+from stillstack.model import REJECTING, Status, is_good
 
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
-
-PIXELS_ARE_FINE: Final = (
-    Status.LOW_OVERLAP | Status.LOW_NCC | Status.AMBIGUOUS | Status.NOT_CONVERGED
-)
-"""Bits that reject a frame's registration and say nothing against its pixels."""
 
 NEVER_REPAIRED: Final = int(Status.PENDING | Status.UNREADABLE | Status.BLANK | Status.EXCLUDED)
 """Bits of frames that have no shift whatever their neighbours say."""
@@ -65,5 +60,5 @@ def repaired_status(status: NDArray[np.uint16], repaired: Flags) -> NDArray[np.u
     >>> Status(int(found[0]))
     <Status.REPAIRED: 8192>
     """
-    mended = (status & ~np.uint16(PIXELS_ARE_FINE)) | np.uint16(Status.REPAIRED)
+    mended = (status & ~np.uint16(REJECTING)) | np.uint16(Status.REPAIRED)
     return np.where(repaired, mended, status)
