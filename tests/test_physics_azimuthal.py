@@ -29,7 +29,7 @@ def analytic_profile(scene: Scene, radius: Array) -> Array:
     profile = halo.height / (1 + radius**2 / halo.width_px**2)
     for ring_radius, height in zip(rings.radius_px, rings.height, strict=True):
         profile = profile + height * np.exp(-0.5 * ((radius - ring_radius) / rings.sigma_px) ** 2)
-    return scene.scale * profile
+    return np.asarray(scene.scale * profile)
 
 
 def images_of(values: Array, **more: Any) -> xr.Dataset:

@@ -55,7 +55,7 @@ def drifting(scene: Scene, rng: np.random.Generator, path: Array, n_frames: floa
 def test_rings_correlate_by_the_ratio_of_signal_and_noise(make: Any, n_frames: int) -> None:
     """S / (S + N), S the power of the scene itself. A ring of 100 coefficients knows it to 0.1."""
     scene, rng = make(SHAPE, 10.0, seed=1), np.random.default_rng(1)
-    found = ring_correlation(*(counted(scene, rng, n_frames) for _ in range(2)))
+    found = ring_correlation(counted(scene, rng, n_frames), counted(scene, rng, n_frames))
     window = soft_window(VALID, min(SHAPE) / 12)
     level = np.average(scene.expected(), weights=window)
     power = np.abs(fft.fft2((scene.expected() - level) * window)) ** 2
@@ -87,9 +87,9 @@ def test_a_hard_edge_of_the_valid_area_does_not_correlate_either() -> None:
     rng = np.random.default_rng(5)
     edge = ndimage.binary_dilation(~VALID, iterations=2) & VALID
     level = np.where(VALID, 60.0 + 200.0 * edge, 5.0)
-    halves = [rng.poisson(level).astype(float) for _ in range(2)]
-    assert ring_correlation(*halves, VALID).resolution_one_seventh_px > 8
-    hard = [np.where(VALID, half - half[VALID].mean(), 0.0) for half in halves]
+    one, other = (rng.poisson(level).astype(float) for _ in range(2))
+    assert ring_correlation(one, other, VALID).resolution_one_seventh_px > 8
+    hard = [np.where(VALID, half - half[VALID].mean(), 0.0) for half in (one, other)]
     cross = fft.fft2(hard[0]) * fft.fft2(hard[1]).conj()
     power = np.abs(fft.fft2(hard[0])) ** 2
     frequency = np.hypot(fft.fftfreq(SHAPE[0])[:, None], fft.fftfreq(SHAPE[1]))

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from stillstack.physics.residual_shift import ResidualShift, residual_shift
 from stillstack.physics.ring_correlation import RingCorrelation, ring_correlation
 from stillstack.physics.sharpness import Sharpness, sharpness
-from stillstack.physics.windows import common_area
-
-Image = NDArray[np.floating[Any]]
-Valid = NDArray[np.bool_]
+from stillstack.physics.windows import AnyImage, Valid, common_area
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +20,15 @@ class Halves:
     NaN where no frame counted.
     """
 
-    odd: Image
-    even: Image
+    odd: AnyImage
+    even: AnyImage
 
 
 @dataclass(frozen=True, eq=False)
 class Stretches:
     """Means of successive stretches of a run (part, y, x), and their numbers of frames."""
 
-    means: Image
+    means: AnyImage
     n_frames: ArrayLike | None = None
 
 

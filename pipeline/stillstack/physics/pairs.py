@@ -1,17 +1,17 @@
 """Pump-on and pump-off frames paired, so that what drifts slowly is in both alike.
 
-Pairs are made of all frames, good or not; then pairs of which one is not good are left out. So a bad
-frame takes its partner with it, never another's, and both averages hold the same number of frames
-from the same times. What the reduction needs is a label for each frame::
+Pairs are made of all frames, good or not; then pairs of which one is not good are left out. So a
+bad frame takes its partner with it, never another's, and both averages hold the same number of
+frames from the same times. What the reduction needs is a label for each frame::
 
     pairs = pump_pairs(run.pump == "on", good=is_good(run.status), time=run.time, delay=run.delay)
     run = run.assign_coords(pump_pair=("frame", pairs.labels))
     # reduce with by=["delay", "pump_pair"], then
     difference(reduced.sel(pump_pair=["on", "off"]), "pump_pair", reference="off")
 
-The mean over pairs of (on - off) is the difference of the two means wherever both frames of the pairs
-counted. Its error is taken from the scatter of either state's frames: too large, not too small, where
-slow drift of the source is common to both; `jackknife` over scans has it without that.
+The mean over pairs of (on - off) is the difference of the two means wherever both frames of the
+pairs counted. Its error is taken from the scatter of either state's frames: too large, not too
+small, where slow drift of the source is common to both; `jackknife` over scans has it without that.
 """
 
 from __future__ import annotations

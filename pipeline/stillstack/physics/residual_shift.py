@@ -16,13 +16,21 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage
 
 from stillstack.errors import InputError
-from stillstack.physics.windows import Image, Valid, closed, common_area, high_passed, soft_window
+from stillstack.physics.windows import (
+    AnyImage,
+    Image,
+    Valid,
+    closed,
+    common_area,
+    high_passed,
+    soft_window,
+)
 
 # What is much wider than this tells little of a shift, and reaches across the tiles' edges.
 HIGH_PASS_PX: Final = 8.0
 _TILES_A_SIDE: Final = 3
-_REACH_PX: Final = 3.0
-_GRID_PX: Final = 0.25
+_REACH_PX: Final = 3
+_LARGEST_STEP_PX: Final = 0.25
 _NEWTON_STEPS: Final = 20
 _DONE_PX: Final = 1e-6
 # Of the tile around its window, so that what is moved comes from somewhere.
@@ -71,7 +79,7 @@ class ResidualShift:
 
 
 def residual_shift(
-    parts: Image,
+    parts: AnyImage,
     valid: Valid | None = None,
     *,
     region: Valid | None = None,
@@ -102,9 +110,9 @@ def residual_shift(
     Notes
     -----
     In each of 3 x 3 tiles, the cross-correlation under a soft window is divided by the root of the
-    energy under it. Both are trigonometric sums, evaluated between pixels on a grid of 1/4 px (M.
-    Guizar-Sicairos, S. Thurman and J. Fienup, Opt. Lett. 33, 156 (2008), doi:10.1364/OL.33.000156)
-    and then by Newton's method. Tiles count by how sharp their peak is; what they differ by is the
+    energy under it. Between pixels both are evaluated as trigonometric sums (M. Guizar-Sicairos, S.
+    Thurman and J. Fienup, Opt. Lett. 33, 156 (2008), doi:10.1364/OL.33.000156), and the largest
+    value is found by Newton's method. Tiles count by how sharp their peak is; what they differ by is the
     uncertainty. Shifts beyond 3 px are not found: they are NaN.
 
     Examples
@@ -204,13 +212,11 @@ class _Sum:
         self.cross = fft.fft2(moving) * np.conj(fft.fft2(fixed))
         self.f_y, self.f_x = (2.0 * np.pi * fft.fftfreq(length) for length in fixed.shape)
 
-    def on_grid(self, grid: NDArray[np.float64]) -> Image:
-        """Values at all pairs of displacements along y and x."""
-        along_y, along_x = (
-            np.exp(1j * np.outer(grid, self.f_y)),
-            np.exp(1j * np.outer(self.f_x, grid)),
-        )
-        return np.asarray((along_y @ self.cross @ along_x).real)
+    def at_whole_pixels(self) -> Image:
+        """Values at displacements of -3 to 3 px along y and x, by the inverse transform."""
+        values = np.real(fft.ifft2(self.cross)) * self.cross.size
+        lags = np.arange(-_REACH_PX, _REACH_PX + 1)
+        return np.asarray(values[np.ix_(lags, lags)])
 
     def at(self, s: NDArray[np.float64]) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
         """Value, slope (2,) and curvature (2, 2)."""
@@ -232,12 +238,11 @@ def _peak(
     """
     moving = part * tile.frame
     product, energy = _Sum(tile.window * others, moving), _Sum(tile.window, moving**2)
-    grid = np.arange(-_REACH_PX, _REACH_PX + _GRID_PX / 2, _GRID_PX)
-    values = product.on_grid(grid) / np.sqrt(np.maximum(energy.on_grid(grid), _TINY))
-    j, i = np.unravel_index(int(values.argmax()), values.shape)
-    if {j, i} & {0, grid.size - 1} or not values.max() > 0:
+    values = product.at_whole_pixels() / np.sqrt(np.maximum(energy.at_whole_pixels(), _TINY))
+    j, i = (int(k) for k in np.unravel_index(int(values.argmax()), values.shape))
+    if {j, i} & {0, 2 * _REACH_PX} or not values.max() > 0:
         return None
-    s, curvature = np.array([grid[j], grid[i]]), np.zeros((2, 2))
+    s, curvature = np.array([j, i], np.float64) - _REACH_PX, np.zeros((2, 2))
     for _ in range(_NEWTON_STEPS):
         (c, dc, ddc), (e, de, dde) = product.at(s), energy.at(s)
         if not (c > 0 and e > 0):
@@ -246,7 +251,7 @@ def _peak(
         curvature = ddc / c - np.outer(dc, dc) / c**2 - 0.5 * (dde / e - np.outer(de, de) / e**2)
         if not np.all(np.linalg.eigvalsh(curvature) < 0):
             return None
-        step = np.clip(np.linalg.solve(curvature, -slope), -_GRID_PX, _GRID_PX)
+        step = np.clip(np.linalg.solve(curvature, -slope), -_LARGEST_STEP_PX, _LARGEST_STEP_PX)
         s = s + step
         if np.abs(step).max() < _DONE_PX:
             break

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from stillstack.physics.windows import Image, Valid, common_area, filled, soft_window
+from stillstack.physics.windows import AnyImage, Image, Valid, common_area, filled, soft_window
 
 ONE_SEVENTH: Final = 1.0 / 7.0
 # The window rises over this part of the smaller side.
@@ -41,7 +41,7 @@ class RingCorrelation:
     resolution_one_seventh_px: float
 
 
-def ring_correlation(one: Image, other: Image, valid: Valid | None = None) -> RingCorrelation:
+def ring_correlation(one: AnyImage, other: AnyImage, valid: Valid | None = None) -> RingCorrelation:
     """Fourier ring correlation of two images that share the scene but no noise.
 
     Parameters
@@ -110,7 +110,7 @@ def ring_correlation(one: Image, other: Image, valid: Valid | None = None) -> Ri
     )
 
 
-def _transform(image: Image, area: Valid, window: Image) -> NDArray[np.complex128]:
+def _transform(image: AnyImage, area: Valid, window: Image) -> NDArray[np.complex128]:
     whole = filled(image, area)
     level = float((whole * window).sum() / window.sum())
     return np.asarray(fft.rfft2((whole - level) * window))

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from stillstack.physics.windows import Image, Valid, common_area
+from stillstack.physics.windows import AnyImage, Image, Valid, common_area
 
 _BLOCK_PX: Final = 16
 # Central differences share pixels: products of them are correlated at a lag of two.
@@ -22,7 +22,7 @@ class Sharpness:
     std: float
 
 
-def sharpness(one: Image, other: Image, valid: Valid | None = None) -> Sharpness:
+def sharpness(one: AnyImage, other: AnyImage, valid: Valid | None = None) -> Sharpness:
     """Sharpness of the scene that two images with independent noise share.
 
     Parameters
@@ -71,7 +71,7 @@ def sharpness(one: Image, other: Image, valid: Valid | None = None) -> Sharpness
     )
 
 
-def _slope(image: Image, area: Valid, axis: int) -> tuple[Image, Valid]:
+def _slope(image: AnyImage, area: Valid, axis: int) -> tuple[Image, Valid]:
     """Central difference along an axis, and where both neighbours are known."""
     values = np.where(area, image, 0.0)
     slope, known = np.zeros(area.shape), np.zeros(area.shape, bool)

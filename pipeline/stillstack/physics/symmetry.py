@@ -78,13 +78,28 @@ def symmetry_centre(
     window = _window(image.shape, near)
     if window is None:
         return NoSymmetry(f"around ({near[0]:.1f}, {near[1]:.1f}) no symmetric area is inside")
-    part, seen = image[window], valid[window]
-    share = np.count_nonzero(seen & turned(seen)) / image.size
+    share = np.count_nonzero(valid[window] & turned(valid[window])) / image.size
     if share < LEAST_SHARE:
         return NoSymmetry(
             f"pixels with a valid opposite about ({near[0]:.1f}, {near[1]:.1f}) are "
             f"{share:.1%} of the image"
         )
+    found = _matched(image[window], valid[window], reach)
+    if isinstance(found, NoSymmetry):
+        return found
+    inside, covariance, ncc = found
+    return Symmetry(
+        (float(inside[0]) + window[0].start, float(inside[1]) + window[1].start),
+        covariance,
+        ncc,
+        float(share),
+    )
+
+
+def _matched(
+    part: Image, seen: Valid, reach: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | NoSymmetry:
+    """Centre, covariance and correlation of a part that is nearly symmetric about its middle."""
     limit = min(int(np.ceil(2 * reach)) + 1, min(part.shape) // 2)
     try:
         reference = prepare_reference(
@@ -102,13 +117,11 @@ def symmetry_centre(
     if not found.good:
         words = ", ".join(status_words(found.status)).replace("_", " ")
         return NoSymmetry(f"the image turned by 180 degrees does not match itself ({words})")
-    middle = (np.array(part.shape) - 1) / 2
-    inside = middle + found.shift / 2
-    centre = inside + np.array([window[0].start, window[1].start])
+    inside = (np.array(part.shape) - 1) / 2 + found.shift / 2
     covariance = _covariance(part, seen, inside, reference.smoothing_px)
     if covariance is None:
         return NoSymmetry("the symmetric area has no structure along one of the axes")
-    return Symmetry((float(centre[0]), float(centre[1])), covariance, found.ncc, float(share))
+    return inside, covariance, found.ncc
 
 
 def background_centre(image: Image, valid: Valid) -> Point | NoSymmetry:

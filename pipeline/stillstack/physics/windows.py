@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -10,13 +12,14 @@ from stillstack.errors import InputError
 from stillstack.kernels import smoothing
 
 Image = NDArray[np.float64]
+AnyImage = NDArray[np.floating[Any]]
 Valid = NDArray[np.bool_]
 
 # Holes no wider than this are filled from around; wider ones end the valid area.
 _HOLE_PX = 5
 
 
-def common_area(*images: NDArray[np.floating], valid: NDArray[np.bool_] | None = None) -> Valid:
+def common_area(*images: AnyImage, valid: NDArray[np.bool_] | None = None) -> Valid:
     """Pixels that are finite in all images, and valid.
 
     Raises
@@ -67,20 +70,20 @@ def soft_window(area: Valid, rise_px: float) -> Image:
     return np.asarray(np.sin(0.5 * np.pi * rise) ** 2)
 
 
-def filled(image: NDArray[np.floating], area: Valid) -> Image:
+def filled(image: AnyImage, area: Valid) -> Image:
     """Image in which pixels outside the area are filled smoothly from those inside."""
     known = np.where(area, image, 0.0).astype(np.float64)
     return smoothing.fill_invalid(known, area)
 
 
-def high_passed(image: NDArray[np.floating], area: Valid, sigma_px: float) -> Image:
+def high_passed(image: AnyImage, area: Valid, sigma_px: float) -> Image:
     """What is left of an image without what is wider than ``sigma_px``; filled outside the area."""
     whole = filled(image, area)
-    return whole - ndimage.gaussian_filter(whole, sigma_px, mode="nearest")
+    return np.asarray(whole - ndimage.gaussian_filter(whole, sigma_px, mode="nearest"))
 
 
 def closed(area: Valid) -> Valid:
     """Area together with its small holes."""
     around = np.pad(area, _HOLE_PX, mode="edge")
-    closed = ndimage.binary_closing(around, np.ones((_HOLE_PX, _HOLE_PX)))
-    return area | closed[_HOLE_PX:-_HOLE_PX, _HOLE_PX:-_HOLE_PX]
+    whole = ndimage.binary_closing(around, np.ones((_HOLE_PX, _HOLE_PX)))
+    return np.asarray(area | whole[_HOLE_PX:-_HOLE_PX, _HOLE_PX:-_HOLE_PX])
