@@ -112,13 +112,8 @@ def residual_shift(
     In each of 3 x 3 tiles, the cross-correlation under a soft window is divided by the root of the
     energy under it. Between pixels both are evaluated as trigonometric sums (M. Guizar-Sicairos, S.
     Thurman and J. Fienup, Opt. Lett. 33, 156 (2008), doi:10.1364/OL.33.000156), and the largest
-    <<<<<<< HEAD
     value is found by Newton's method. Tiles count by how sharp their peak is; what they differ by
     is the uncertainty. Shifts beyond 3 px are not found: they are NaN.
-    =======
-    value is found by Newton's method. Tiles count by how sharp their peak is; what they differ by is the
-    uncertainty. Shifts beyond 3 px are not found: they are NaN.
-    >>>>>>> physics
 
     Examples
     --------
