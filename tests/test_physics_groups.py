@@ -128,7 +128,7 @@ def test_labels_and_units_of_the_input_are_kept() -> None:
     found = combine(reduced, "scan")
     assert found["mean"].attrs["units"] == "electron"
     assert found["coverage"].attrs["long_name"] == "frames that counted at the pixel"
-    assert found.attrs == {"run": "monday"}
+    assert found.attrs == {"run": "monday", "combined_over": ["scan"]}
 
 
 # ------------------------------------------------------------------ jackknife

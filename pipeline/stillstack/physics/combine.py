@@ -37,7 +37,8 @@ def combine(reduced: xr.Dataset, dim: str) -> xr.Dataset:
     Returns
     -------
     xr.Dataset with ``mean``, ``variance``, ``standard_error``, ``coverage``, ``n_frames`` without
-    ``dim``. Exact to rounding: the variance holds what differs between groups too.
+    ``dim``, which is added to the attribute ``combined_over``. Exact to rounding: the variance
+    holds what differs between groups too.
 
     Raises
     ------
@@ -68,7 +69,9 @@ def combine(reduced: xr.Dataset, dim: str) -> xr.Dataset:
     if N_FRAMES in groups:
         n_frames = groups[N_FRAMES]
         whole[N_FRAMES] = n_frames.sum(dim) if dim in n_frames.dims else n_frames
-    return from_state(whole, reduced)
+    found = from_state(whole, reduced)
+    over = [*np.atleast_1d(reduced.attrs.get("combined_over", [])).tolist(), dim]
+    return found.assign_attrs(combined_over=over)
 
 
 def leave_one_out(reduced: xr.Dataset, dim: str) -> xr.Dataset:
