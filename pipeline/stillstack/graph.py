@@ -68,9 +68,11 @@ def register(stack: xr.DataArray, reference: Reference) -> xr.Dataset:
     Examples
     --------
     >>> from stillstack import open_stack, prepare_reference, register
-    >>> stack = open_stack("run.zarr")  # doctest: +SKIP
-    >>> table = register(stack, prepare_reference(stack[0].values))  # doctest: +SKIP
-    >>> table.shift.compute()  # doctest: +SKIP
+    >>> stack = open_stack("frames.zarr")
+    >>> reference = prepare_reference(stack[0].values, max_shift_px=16)
+    >>> table = register(stack, reference)
+    >>> table["shift"].compute().dims
+    ('frame', 'axis')
     """
     table = register_rows(stack, reference)
     return xr.Dataset(

@@ -78,8 +78,9 @@ def assess(
 
     Examples
     --------
-    >>> found = assess("run.yaml")  # doctest: +SKIP
-    >>> found.own.rms  # doctest: +SKIP
+    >>> found = assess("run7.yaml", trials=4)
+    >>> found.own.n_trials
+    4
     """
     if trials is not None and trials < 2:
         raise InputError(

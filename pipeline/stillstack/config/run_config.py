@@ -309,6 +309,15 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     ------
     InputError
         The file cannot be read or is not YAML, or settings are wrong: all findings at once.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "run.yaml")
+    ...     _ = path.write_text("{input: {path: a.zarr}, output: {path: b.zarr}}")
+    ...     load_config(path, ["registration.max_shift_px=48"]).registration.max_shift_px
+    48
     """
     path = Path(path)
     file = read_settings(path)

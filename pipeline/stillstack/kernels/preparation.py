@@ -107,8 +107,10 @@ def prepare_reference(
 
     Examples
     --------
-    >>> rng = np.random.default_rng(0)
-    >>> reference = prepare_reference(rng.poisson(50.0, (64, 64)), max_shift_px=8)
+    >>> y, x = np.mgrid[:64, :64]
+    >>> spot = 100 * np.exp(-((y - 32) ** 2 + (x - 32) ** 2) / 100) + 5
+    >>> image = np.random.default_rng(0).poisson(spot)
+    >>> reference = prepare_reference(image, max_shift_px=8)
     >>> reference.image.shape
     (64, 64)
     """

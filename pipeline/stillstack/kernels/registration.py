@@ -114,8 +114,8 @@ def register_frame(
     >>> y, x = np.mgrid[:96, :96]
     >>> scene = lambda dy: 100 * np.exp(-((y - 48 + dy) ** 2 + (x - 48) ** 2) / 200) + 5
     >>> reference = prepare_reference(rng.poisson(scene(0)), max_shift_px=8)
-    >>> register_frame(rng.poisson(scene(3)), reference).shift.round()
-    array([3., 0.])
+    >>> register_frame(rng.poisson(scene(3)), reference).shift.round().tolist() == [3, 0]
+    True
     """
     seen = observe(frame, reference, valid)
     if isinstance(seen, int):
