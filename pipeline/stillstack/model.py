@@ -96,7 +96,8 @@ class Column:
     @property
     def xarray_attrs(self) -> dict[str, Any]:
         """Attributes for xarray and CF readers."""
-        return {"long_name": self.long_name, "units": self.units, **self.attrs}
+        units = {"units": self.units} if self.units else {}  # flags have none
+        return {"long_name": self.long_name, **units, **self.attrs}
 
 
 _FLAGS: Final = {
@@ -122,7 +123,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     Column("background", "f4", "background of the frame relative to the reference", "count"),
     Column("n_struck", "f4", "pixels hit by an X-ray, a cosmic ray or a discharge"),
     Column("n_clipped", "f4", "aligned values clipped to the output's integer range"),
-    Column("status", "u2", "status bits", fill=int(Status.PENDING), attrs=_FLAGS),
+    Column("status", "u2", "status bits", "", fill=int(Status.PENDING), attrs=_FLAGS),
 )
 
 TRAJECTORY_COLUMNS: Final[tuple[Column, ...]] = (
@@ -132,6 +133,7 @@ TRAJECTORY_COLUMNS: Final[tuple[Column, ...]] = (
         "status_raw",
         "u2",
         "status bits as estimated, before the trajectory",
+        "",
         fill=int(Status.PENDING),
         attrs=_FLAGS,
     ),

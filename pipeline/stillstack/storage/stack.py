@@ -97,7 +97,11 @@ def create_stack(
             dims=(FRAME, Y, X),
             chunks=(chunk_frames, *shape[1:]),
             codec=codec,
-            attrs={"long_name": "frames as recorded", **coordinates_attribute(names)},
+            attrs={
+                "long_name": "frames as recorded",
+                "units": "count",
+                **coordinates_attribute(names),
+            },
         )
 
     create_group(lock, attributes, stage, durable=durable)

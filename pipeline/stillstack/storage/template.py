@@ -193,7 +193,8 @@ def _stage_images(store: StagingStore, template: RunTemplate) -> None:
     }
     for name, (image, long_name) in images.items():
         named = dims if image.ndim == 2 else (GROUP, *dims)
-        write_array(store, name, image, dims=named, attrs={"long_name": long_name})
+        units = {} if image.dtype == bool else {"units": "count"}
+        write_array(store, name, image, dims=named, attrs={"long_name": long_name, **units})
 
 
 def stage_aligned(
