@@ -223,7 +223,7 @@ def _stage_state(store: BlockStore, name: str, began: float, until: float) -> St
     seen = store.glance(name)
     n_frames = store.stage_frames(name)
     n_blocks = len(store.blocks(name))
-    records = [record for record in seen.records.values() if record.stop > record.start]
+    records = list(seen.records.values())
     frames = sum(record.stop - record.start for record in records)
     return StageState(
         name,
