@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         register_frame,
     )
     from stillstack.model import Status, is_good
+    from stillstack.reduction import reduce_run
     from stillstack.run import open_run, run
     from stillstack.simulation import simulate_stack
     from stillstack.sources import open_stack
@@ -35,6 +36,7 @@ __all__ = [
     "open_run",
     "open_stack",
     "prepare_reference",
+    "reduce_run",
     "register",
     "register_frame",
     "run",
@@ -54,6 +56,7 @@ _HOMES = {
     "register_frame": "kernels.registration",
     "Status": "model",
     "is_good": "model",
+    "reduce_run": "reduction",
     "open_run": "run",
     "run": "run",
     "simulate_stack": "simulation",
