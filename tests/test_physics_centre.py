@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import doctest
 import importlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import xarray as xr
 from numpy.typing import NDArray
 
 from arrays import frozen
 from stillstack.errors import InputError
+from stillstack.kernels.registration import prepare_reference, register_frame
 from stillstack.physics.centre import fit_centre
 from stillstack.simulation import (
     Scene,
@@ -172,6 +175,20 @@ def test_a_guess_that_is_no_number_is_refused() -> None:
     image = mean_of_frames(powder_scene(SHAPE, 60.0), np.zeros(2), 0)
     with pytest.raises(InputError, match="guess is"):
         fit_centre(image, guess=(np.nan, 3.0))
+
+
+def test_the_centre_of_real_frames_moved_as_registration_says(real_frames: Path) -> None:
+    """8-bit copies of two patterns hours apart; rings are cut by the block in other places."""
+    first, second = [
+        np.asarray(tifffile.imread(real_frames / f"chromium_{number}.tif")) for number in (1, 2)
+    ]
+    valid: NDArray[np.bool_] = np.ones(first.shape, bool)
+    valid[: int(0.61 * valid.shape[0]), int(0.46 * valid.shape[1]) : int(0.61 * valid.shape[1])] = 0
+    shift = register_frame(second, prepare_reference(first, valid, max_shift_px=16)).shift
+    for method in ("symmetry", "rings"):
+        ends = [np.array(fit_centre(f, valid, method=method).position) for f in (first, second)]
+        moved = ends[0] - ends[1]
+        np.testing.assert_allclose(moved, shift, atol=0.5)
 
 
 @pytest.mark.parametrize("name", ["centre", "symmetry"])
