@@ -42,9 +42,8 @@ SHIFT_PX, SUM_COUNTS = 1e-5, 10.0
 @pytest.fixture(params=GOLDEN, ids=lambda path: path.name)
 def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of what one version wrote, which the test may change."""
-    copy = tmp_path / request.param.name
-    shutil.copytree(request.param, copy)
-    return copy
+    kept: Path = request.param
+    return Path(shutil.copytree(kept, tmp_path / kept.name))
 
 
 def expected(golden: Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -4,7 +4,7 @@ A worker is killed every 5 to 15 s and the client every minute, with all its wor
 two frames, so that what has to be committed, and not what has to be computed, makes the run long
 enough for several clients. A reduced form, of two minutes or so on two cores::
 
-    STILLSTACK_SOAK_FRAMES=1500 STILLSTACK_SOAK_PACE=4 pytest -m soak -s tests/test_soak.py
+    STILLSTACK_SOAK_FRAMES=1500 STILLSTACK_SOAK_PACE=2 pytest -m soak -s tests/test_soak.py
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def kill_workers_of(client: subprocess.Popen[bytes], seconds: float, rng: Any) -
 def test_a_run_under_fire_ends_with_the_same_store(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     stack = simulate_stack(N_FRAMES, SHAPE, seed=1, drift_px=6.0)
-    write_simulation(stack, tmp_path / "frames.zarr", StackOptions(chunk_frames=8))
+    write_simulation(stack, tmp_path / "frames.zarr", StackOptions(chunk_frames=BLOCK_FRAMES))
     figure = beam_block_figure(SHAPE, margin_px=3.0)
     config: dict[str, dict[str, Any]] = {
         "input": {"path": str(tmp_path / "frames.zarr")},

@@ -29,6 +29,9 @@ from stillstack.simulation import beam_block_figure, simulate_stack
 from stillstack.storage.prepared import FOLDER
 from stillstack.watch.progress import Progress
 
+make_cluster: Any = LocalCluster  # distributed is not typed
+make_client: Any = Client
+
 SHAPE = (64, 64)
 N_FRAMES = 12
 BLOCKS_DONE = 2
@@ -113,8 +116,8 @@ def main() -> None:
     with (
         mock.patch.object(blockwork, "socket", NAMELESS),
         mock.patch.object(prepare, "socket", NAMELESS),
-        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
-        Client(cluster),
+        make_cluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        make_client(cluster),
     ):
         write_runs(golden)
     for name in ("complete.zarr", "unfinished.zarr"):
