@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
-from stillstack.cluster import THREAD_CAPS, active_client, client_for, machine_size, thread_count
+from stillstack.cluster import (
+    THREAD_CAPS,
+    active_client,
+    client_for,
+    local,
+    machine_size,
+    thread_count,
+)
 from stillstack.cluster import client as client_module
 from stillstack.config.cluster import ClusterConfig
-from stillstack.errors import InputError
+from stillstack.errors import InputError, RunFaultError
 
 
 def _worker_environment() -> dict[str, str]:
@@ -97,3 +104,32 @@ def test_a_script_without_a_guard_runs_once(
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "60"
     assert log.read_text() == "once\n"
+
+
+# ------------------------------------------------------------------ workers that die while starting
+
+
+@pytest.mark.parametrize("n_deaths", [2, 99])
+def test_workers_that_die_while_they_start_are_started_again_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, n_deaths: int
+) -> None:
+    real: Any = LocalCluster
+    started: list[int] = []
+
+    def dying(**options: Any) -> Any:
+        started.append(options["n_workers"])
+        if len(started) <= n_deaths:
+            raise RuntimeError("Nanny failed to start.")
+        return real(**options)
+
+    monkeypatch.setattr(local, "LocalCluster", dying)
+    if n_deaths > 3:
+        with (
+            pytest.raises(RunFaultError, match="die while they start"),
+            local.local_client(1, None),
+        ):
+            pass
+    else:
+        with local.local_client(1, None) as client:
+            assert client.submit(sum, [1, 2]).result() == 3
+    assert started == [1] * min(n_deaths + 1, 4)

@@ -16,8 +16,11 @@ from distributed import Client, LocalCluster, WorkerPlugin
 
 from stillstack.cluster import settings
 from stillstack.cluster.adaptive import keep_workers
+from stillstack.errors import RunFaultError
 
 _WORK: Final = "stillstack.blockwork"
+_TRIES: Final = 4
+_LOG: Final = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -32,9 +35,27 @@ def local_client(
         dask.config.set(settings.SETTINGS),
         contextlib.ExitStack() as stack,
     ):
-        cluster = stack.enter_context(
-            LocalCluster(
-                n_workers=fewest,
+        cluster = stack.enter_context(_started(fewest, memory_limit))
+        restore_environment()
+        # also where their number is fixed: workers that are lost with their nanny are replaced
+        keep_workers(cluster, fewest, most)
+        client = stack.enter_context(Client(cluster, set_as_default=False))
+        client.register_plugin(IgnoreInterrupts())
+        yield client
+
+
+def _started(workers: int, memory_limit: int | None) -> LocalCluster:
+    """Cluster whose workers have all come; one that dies while it starts is no reason to give up.
+
+    Raises
+    ------
+    RunFaultError
+        If they die again and again.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            return LocalCluster(
+                n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
@@ -46,13 +67,16 @@ def local_client(
                 # what goes wrong in a task is raised, or ends up in the run's notes
                 silence_logs=logging.CRITICAL,
             )
-        )
-        restore_environment()
-        # also where their number is fixed: workers that are lost with their nanny are replaced
-        keep_workers(cluster, fewest, most)
-        client = stack.enter_context(Client(cluster, set_as_default=False))
-        client.register_plugin(IgnoreInterrupts())
-        yield client
+        except RuntimeError as error:
+            if not tries_left:
+                raise RunFaultError(
+                    f"Worker processes die while they start: {error}",
+                    consequence="No block was begun; what was done before is kept.",
+                    cure="Look whether memory is short (fewer workers), and run the same command "
+                    "again.",
+                ) from error
+            _LOG.warning("a worker process died while it started; the cluster is started again")
+    raise AssertionError  # the last try returns or raises
 
 
 @contextlib.contextmanager
