@@ -21,6 +21,8 @@ MOST_FRAMES: Final = 64
 _MOST_AT_ONCE: Final = 16  # bounded in memory
 # Of the run, each of which is looked at for what shift it is left with.
 _STRETCHES: Final = 4
+# Residual shifts are looked for in the middle of larger frames: in all of 2048x2048 they cost 8 s.
+_RESIDUAL_PX: Final = 1024
 
 Image = NDArray[np.float64]
 
@@ -165,13 +167,21 @@ class _Means:
         """Means of successive stretches; None where there is one."""
         if len(self.total) == 1:
             return None
-        return Stretches(_divided(*self._summed(1)), self.n_of)
+        total, count = self._summed(1)
+        middle = (slice(None), *(_middle(length) for length in total.shape[1:]))
+        return Stretches(_divided(total[middle], count[middle]), self.n_of)
 
     def _summed(self, *axes: int) -> tuple[Image, NDArray[np.int64]]:
         return (
             self.total.sum(axis=axes, dtype=np.float64),
             self.count.sum(axis=axes, dtype=np.int64),
         )
+
+
+def _middle(length: int) -> slice:
+    """Middle of an axis, as much of it as is looked at for residual shifts."""
+    most = min(length, _RESIDUAL_PX)
+    return slice((length - most) // 2, (length + most) // 2)
 
 
 def _divided(total: Image, count: NDArray[np.integer[Any]]) -> Image:
