@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 from stillstack.cli import app
 from stillstack.storage import digest_store
 
-COMMANDS = ("simulate", "ingest", "plan", "doctor", "run", "report", "demo")
+COMMANDS = ("simulate", "ingest", "plan", "doctor", "assess", "run", "report", "demo")
 PNG = b"\x89PNG\r\n"
 
 
