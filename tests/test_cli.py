@@ -25,8 +25,8 @@ from stillstack.cli import app
 from stillstack.storage import digest_store
 
 COMMANDS = (
-    *("simulate", "ingest", "plan", "doctor", "run", "report", "demo"),
-    *("status", "info", "verify"),
+    *("simulate", "ingest", "plan", "doctor", "assess", "run", "report", "demo"),
+    *("status", "info", "verify", "shifts", "reduce"),
 )
 PNG = b"\x89PNG\r\n"
 
