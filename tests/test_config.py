@@ -66,6 +66,8 @@ CHANGES: list[tuple[str, Any]] = [
     ("exclude.time", [[0, 60]]),
     ("exclude.values", {"scan": [3]}),
     ("exclude.expression", "delay > 5"),
+    ("groups", {"by": "delay"}),
+    ("trajectory", {"smooth": True}),
 ]
 NO_CHANGES: list[tuple[str, Any]] = [
     ("output.path", "/elsewhere"),

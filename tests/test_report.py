@@ -532,3 +532,64 @@ def test_the_time_of_a_run_is_compared_only_where_all_of_it_is_known(other: dict
     found = {e.what: e for e in expectations(PLANNED, both, 0)}
     assert found["time"].taken == 60.0
     assert found["memory of a worker"].taken == 700_000_000
+
+
+def followed() -> xr.Dataset:
+    """A run with a trajectory and groups, one of which could not be tied to the others."""
+    run = run_dataset(20)
+    run.attrs["trajectory"] = {
+        "drift_rms": [1.5, 0.25],
+        "jitter_std": [0.1, 0.0625],
+        "jumps": [{"frame": 7, "size": [3.0, 0.0], "std": [0.1, 0.1]}],
+        "gaps": [],
+        "notes": ["No time coordinate: frame numbers stand for seconds."],
+    }
+    shift = np.array([[0.0, 0.0], [0.5, -2.0], [np.nan, np.nan]])
+    run = run.assign_coords(group=("group", ["template", "-1.0", "2.0"]))
+    run["group_shift"] = (("group", "axis"), shift)
+    run["group_shift_std"] = (("group", "axis"), 0.01 * np.ones_like(shift))
+    run["loop_closure"] = ("group", [0.0, 0.03, np.nan])
+    run["group_index"] = ("frame", 1 + np.arange(20) // 15)
+    return run
+
+
+def test_the_report_tells_drift_from_jitter_and_what_became_of_groups() -> None:
+    text = Page(render_report(followed(), KNOWN, None)).text
+    assert "1.5, 0.25 px rms is drift" in text
+    assert "0.1, 0.0625 px rms is jitter" in text
+    assert "1 jumps of the sample, before frame 7" in text
+    assert "pauses" not in text
+    assert "frame numbers stand for seconds" in text
+    assert "up to 2 px from their common template" in text
+    assert "at worst to 0.03 px (group -1.0)" in text
+    assert "1 groups could not be tied to the others: their 5 frames have no shift (2.0)" in text
+
+
+def test_the_report_has_checks_that_do_not_rest_on_the_registration() -> None:
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:96, :96]
+    scene = 60 + 50 * np.cos(0.5 * x) * np.cos(0.4 * y)
+    aligned = rng.poisson(scene, (24, 96, 96)).astype("f4")
+    rows = table(24, {})
+    run = xr.Dataset({c.name: (c.dims, rows[c.name]) for c in COLUMNS})
+    everywhere = np.ones((96, 96), bool)
+    run["reference"] = (("y", "x"), scene.astype("f4"))
+    run["reference_valid"] = run["valid"] = (("y", "x"), everywhere)
+    run["aligned"] = (("frame", "y", "x"), aligned)
+    found = compare(run, None).checks
+    assert found is not None
+    assert found.rings.resolution_half_bit_px < 13  # the scene's own period is 12.6 px
+    assert found.residual is not None
+    assert found.residual.rms_px < 0.05
+    moved = run.copy()
+    moved["aligned"] = (
+        ("frame", "y", "x"),
+        np.concatenate([aligned[:12], np.roll(aligned[12:], 1, axis=2)]),
+    )
+    left = compare(moved, None).checks
+    assert left is not None
+    assert left.residual is not None
+    assert left.residual.rms_px > 0.2
+    text = Page(render_report(run, KNOWN, None)).text
+    assert "Independent checks" in text
+    assert "by another method" in text

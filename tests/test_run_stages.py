@@ -21,7 +21,7 @@ from stillstack.layout import stages_of
 from stillstack.model import Status, is_good
 from stillstack.plan import plan
 from stillstack.run import open_run, run
-from stillstack.simulation import SimulatedStack
+from stillstack.simulation import SimulatedStack, simulate_stack
 from stillstack.storage import RunStore
 from stillstack.verification import verify_store
 from stores import stored
@@ -263,6 +263,66 @@ def test_shifts_edited_by_hand_are_applied(
     sheet.write_text(sheet.read_text().replace("2.0,-1.0", "2.0,-1.5"))
     with pytest.raises(InputError, match="source was another, or has changed"):
         run({**settings, "output": {**settings["output"]}})
+
+
+@pytest.fixture(scope="module")
+def faint(tmp_path_factory: pytest.TempPathFactory) -> tuple[SimulatedStack, Path]:
+    """400 frames of 0.05 counts a pixel, one of them empty."""
+    stack = simulate_stack(
+        400, (128, 128), seed=4, drift_px=3.0, dose=0.05, jitter_px=0.05, planted=False
+    )
+    frames = stack.read(0, len(stack))
+    frames[100] = 0
+    path = tmp_path_factory.mktemp("faint") / "faint.npy"
+    np.save(path, frames)
+    return stack, path
+
+
+def test_frames_of_few_counts_are_found_by_the_sums_of_their_neighbours(
+    config: dict[str, Any], faint: tuple[SimulatedStack, Path]
+) -> None:
+    stack, path = faint
+    settings = {
+        **config,
+        "input": {"path": str(path)},
+        "exclude": {"frames": ["10-12"]},
+        "registration": {"max_shift_px": 16, "gain": 1.0},
+        "trajectory": {"sum_frames": "auto"},
+    }
+    found = run(settings)
+    good = is_good(found["status"].values)
+    bad = set(np.flatnonzero(~good).tolist())
+    assert bad >= {10, 11, 12, 100}
+    assert len(bad) <= 4 + 0.02 * len(
+        stack
+    )  # sums are good in 99 of 100 cases, or were taken larger
+    assert found["status"].values[100] & Status.BLANK
+    assert found["status"].values[11] == Status.EXCLUDED | Status.NOT_CONVERGED
+    error = (found["shift"].values - stack.shift)[good]
+    error -= error.mean(axis=0)
+    # one frame's bound is 0.35 px here; eight share theirs, and jitter of 0.05 px is not seen
+    assert error.std(axis=0).max() < 0.2
+    assert 0.4 < (error / found["shift_std"].values[good]).std() < 1.2
+    assert found.attrs["sum_frames"] > 1
+    assert any("sums of" in note for note in found.attrs["reference_notes"])
+    assert verify_store(settings["output"]["path"], take_back=False).sound
+    whole = stored(settings["output"]["path"])
+
+    def cut_off(progress: Progress) -> None:
+        if progress.blocks_done >= 4:
+            raise ZeroDivisionError("scripted")
+
+    output = {**config["output"], "path": config["output"]["path"] + "-again"}
+    with pytest.raises(ZeroDivisionError):
+        run({**settings, "output": output}, progress=cut_off)
+    run({**settings, "output": output})
+    assert stored(output["path"]) == whole
+
+
+def test_sums_do_not_go_with_groups(config: dict[str, Any]) -> None:
+    sections = {"trajectory": {"sum_frames": 4}, "groups": {"by": "delay"}}
+    with pytest.raises(InputError, match="do not go together"):
+        run({**config, **sections})
 
 
 @pytest.mark.parametrize(
