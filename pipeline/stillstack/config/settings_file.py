@@ -169,7 +169,7 @@ def _tell(root: type[BaseModel], location: Location, findings: Sequence[Any]) ->
     wishes = " or ".join(dict.fromkeys(_wish(finding, example) for finding in findings))
     value = first["input"]
     if isinstance(value, Mapping | BaseModel):
-        return f"{_spell(location)}: {wishes}"
+        return f"{_spell(location)}: {wishes}" if location else wishes
     return f"{_spell(location)} is {value!r}, but {wishes}"
 
 
