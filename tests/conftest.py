@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import hypothesis
 import numpy as np
 import pytest
 
 from object_servers import KEY_ID, SECRET, Bucket, Front, make_bucket, moto_server
 from stillstack.simulation import SimulatedStack, beam_block_figure, simulate_stack
 from workers import worker_processes
+
+# How long an example takes says something of the machine, and nothing of the program.
+hypothesis.settings.register_profile("stillstack", deadline=None)
+hypothesis.settings.load_profile("stillstack")
 
 ENGINES = ("synchronous", "threads", "distributed")
 

@@ -132,8 +132,8 @@ def test_every_column_keeps_its_dtype_its_attributes_and_its_bits(lock: RunLock)
     dataset = open_run(lock.path)
     for column in COLUMNS:
         assert dataset[column.name].dtype == np.dtype(column.dtype)
-        assert dataset[column.name].attrs["long_name"] == column.long_name
-        assert dataset[column.name].attrs["units"] == column.units
+        for name, value in column.xarray_attrs.items():
+            np.testing.assert_array_equal(dataset[column.name].attrs[name], value)
     assert store.read_table().tobytes() == rows(0, 10).tobytes()
 
 
