@@ -122,7 +122,7 @@ def signal_limit(image: Image, other: Image, known: Valid) -> float:
     >>> wave = 100 + 20 * np.cos(2 * np.pi * 0.2 * x)
     >>> rng = np.random.default_rng(0)
     >>> one, other = rng.poisson(wave), rng.poisson(wave)
-        >>> 0.2 < signal_limit(one, other, np.ones((128, 128), bool)) < 0.3
+    >>> 0.2 < signal_limit(one, other, np.ones((128, 128), bool)) < 0.3
     True
     """
     window = _faded(known)
