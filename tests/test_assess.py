@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import doctest
 import functools
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -458,14 +456,6 @@ def test_frames_that_the_config_leaves_out_do_not_enter(tmp_path: Path) -> None:
     assert found.own.dose == pytest.approx(24.0, rel=0.05)
     single = {**kept, "reference": {"kind": "first"}}
     assert assess(config_of(frames, tmp_path, **single), trials=4).n_frames == 15
-
-
-@pytest.mark.parametrize(
-    "name", ["assessment", "halves", "ladder", "material", "moving", "thinning", "trials"]
-)
-def test_the_examples_in_the_documentation_are_true(name: str) -> None:
-    module = importlib.import_module(f"stillstack.assess.{name}")
-    assert doctest.testmod(module).failed == 0
 
 
 # ------------------------------------------------------------------ real frames

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-import pkgutil
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -13,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import stillstack.drift
 from arrays import frozen
 from stillstack.config import RunConfig
 from stillstack.config.settings_file import SettingsFile, validated
@@ -732,16 +728,3 @@ def test_a_trajectory_has_one_value_a_frame_or_an_axis() -> None:
     assert {field.name for field in fields(found)} >= {*frames, "jumps", "gaps", "notes"}
     assert found.status.dtype == np.uint16
     assert found.segment.dtype == np.int32
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(f"drift.{info.name}" for info in pkgutil.iter_modules(stillstack.drift.__path__)),
-        "kernels.kalman",
-        "kernels.lines",
-    ],
-)
-def test_examples_do_what_they_say(name: str) -> None:
-    found = doctest.testmod(importlib.import_module(f"stillstack.{name}"), extraglobs={"np": np})
-    assert found.failed == 0

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 
-import stillstack.longrun
 from stillstack.errors import InputError
 from stillstack.simulation import (
     Motion,
@@ -20,10 +17,6 @@ from stillstack.simulation import (
 from stillstack.sources import Source
 
 SHAPE = (96, 96)
-
-
-def test_the_examples_hold() -> None:
-    assert doctest.testmod(stillstack.longrun).failed == 0
 
 
 def test_a_run_is_the_same_in_any_order_and_another_with_another_seed() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -73,13 +71,6 @@ def unchanging() -> tuple[Tied, NDArray[np.float64]]:
 
 
 # ------------------------------------------------------------------ examples
-
-
-@pytest.mark.parametrize(
-    "name", ["groups", "images", "edges", "certainty", "solve", "content", "tying"]
-)
-def test_the_examples_hold(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(f"stillstack.network.{name}")).failed == 0
 
 
 # ------------------------------------------------------------------ groups

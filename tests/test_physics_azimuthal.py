@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from typing import Any
 
 import numpy as np
@@ -252,10 +250,3 @@ def test_scikit_ued_finds_the_same_profile() -> None:
     found = azimuthal_average(xr.DataArray(values, dims=("y", "x")), (62, 71), valid=valid)
     seen = found["n_pixels"].values[radius] > 0
     np.testing.assert_allclose(found["mean"].values[radius][seen], profile[seen])
-
-
-@pytest.mark.parametrize("name", ["azimuthal", "noise_correlation"])
-def test_examples_do_what_they_say(name: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(f"stillstack.physics.{name}"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

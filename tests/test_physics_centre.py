@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -189,10 +187,3 @@ def test_the_centre_of_real_frames_moved_as_registration_says(real_frames: Path)
         ends = [np.array(fit_centre(f, valid, method=method).position) for f in (first, second)]
         moved = ends[0] - ends[1]
         np.testing.assert_allclose(moved, shift, atol=0.5)
-
-
-@pytest.mark.parametrize("name", ["centre", "symmetry"])
-def test_examples_do_what_they_say(name: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(f"stillstack.physics.{name}"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import json
 from typing import Any
 
@@ -280,12 +278,3 @@ def test_halves_of_noise_are_called_noise() -> None:
 def test_bad_input_is_refused(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
-
-
-@pytest.mark.parametrize(
-    "name", ["windows", "ring_correlation", "sharpness", "residual_shift", "checks"]
-)
-def test_examples_do_what_they_say(name: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(f"stillstack.physics.{name}"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from typing import Any
 
 import numpy as np
@@ -302,10 +300,3 @@ def test_relative_changes_plot_with_their_names_and_units() -> None:
     }
     assert found.attrs["reference_groups"] == "delay = -1.0"
     assert relative_change(reduced, reference=-1.0)["relative_change"].attrs["units"] == "1"
-
-
-@pytest.mark.parametrize("name", ["averages", "combine", "differences"])
-def test_examples_do_what_they_say(name: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(f"stillstack.physics.{name}"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

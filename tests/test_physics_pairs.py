@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import itertools
 from typing import Any
 
@@ -146,9 +144,3 @@ def test_slow_drift_of_the_source_cancels_in_pairs() -> None:
 def test_what_cannot_be_paired_is_refused(on: Any, options: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         pump_pairs(on, **({"good": np.ones(4, bool)} | options))
-
-
-def test_examples_do_what_they_say() -> None:
-    outcome = doctest.testmod(importlib.import_module("stillstack.physics.pairs"))
-    assert outcome.attempted > 0
-    assert outcome.failed == 0

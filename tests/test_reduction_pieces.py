@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -172,18 +170,3 @@ def test_the_drift_encloses_all_shifts() -> None:
 
 
 # ------------------------------------------------------------------- documentation
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "stillstack.kernels.statistics",
-        "stillstack.storage.space",
-        *(
-            f"stillstack.reduction.{m.name}"
-            for m in pkgutil.iter_modules(stillstack.reduction.__path__)
-        ),
-    ],
-)
-def test_examples_in_docstrings_hold(name: str) -> None:
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
