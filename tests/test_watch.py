@@ -477,7 +477,7 @@ def test_a_run_leaves_a_log_of_what_happened_when(
         r"the reference is made, in ",
         r"registering and aligning: 0 of 60 frames are done, 15 blocks are to be done",
         r"1 workers: tcp://127\.0\.0\.1:",
-        r"registering and aligning: 60 of 60 frames, 4 rejected, largest worker \d+ MB",
+        r"registering and aligning: 60 of 60 frames, 4 rejected, largest worker .*, \S+ frames/s",
         r"the run is complete",
     ):
         assert len(re.findall(said, text)) == 1, said

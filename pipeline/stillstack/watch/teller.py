@@ -46,6 +46,7 @@ class Teller:
     def begin(self) -> None:
         """Tell what is done already."""
         told = self.told
+        self._pace.words(told.stage, told.frames_done, told.n_frames)  # begins to count
         _LOG.info(
             "%s: %d of %d frames are done, %d blocks are to be done",
             told.words,
