@@ -354,15 +354,16 @@ def test_rows_are_the_plain_statistics_of_the_trials() -> None:
     trials["truth"][:4] = [1.0, 0.0]
     trials["shift_std"] = [0.1, 0.2]
     trials["status"][4] = Status.LOW_NCC
-    row = row_of(1.0, 10.0, trials, 5, begins=True)
+    row = row_of(1.0, 10.0, trials, 5)
     assert (row.good, row.landed) == (0.8, 0.8)
+    assert row.rejected == (("low_ncc", 0.2),)
     assert row.bias == pytest.approx((0.0, 0.0))
     assert row.rms == pytest.approx((np.sqrt(0.04 / 3), np.sqrt(0.08 / 3)))
     assert row.predicted == pytest.approx((0.1, 0.2))
     assert row.pull == pytest.approx((np.sqrt(4 / 3), np.sqrt(2 / 3)))
     trials["shift"][0, 0] = 3.0
-    assert row_of(1.0, 10.0, trials, 5, begins=True).landed == pytest.approx(0.6)
-    nothing = row_of(1.0, 10.0, trials[:0], 5, begins=False)
+    assert row_of(1.0, 10.0, trials, 5).landed == pytest.approx(0.6)
+    nothing = row_of(1.0, 10.0, trials[:0], 5)
     assert nothing.good == 0.0
     assert np.isnan(nothing.rms).all()
 

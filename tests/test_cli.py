@@ -25,7 +25,7 @@ from stillstack.cli import app
 from stillstack.storage import digest_store
 
 COMMANDS = (
-    *("simulate", "ingest", "plan", "doctor", "run", "report", "demo"),
+    *("simulate", "ingest", "plan", "doctor", "assess", "run", "report", "demo"),
     *("status", "info", "verify"),
 )
 PNG = b"\x89PNG\r\n"

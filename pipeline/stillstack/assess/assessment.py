@@ -97,7 +97,7 @@ def assess(
     while (factor := next_factor(_landed(rows), material.most)) is not None:
         rows[factor] = series.at(factor, len(rows))
     found = Assessment(
-        doses=tuple(rows[factor] for factor in sorted(rows, reverse=True)),
+        doses=_begun(material, [rows[factor] for factor in sorted(rows)]),
         gain=material.noise[0],
         read_noise=material.noise[1],
         n_frames=material.n_frames,
@@ -141,7 +141,7 @@ class _Series:
             reference = material.reference_at(factor)
         except InputError:  # nothing in it stands out of the noise
             self.counter.add(n_trials, expected)
-            return row_of(factor, dose, np.empty(0, TRIAL_DTYPE), n_trials, begins=False)
+            return row_of(factor, dose, np.empty(0, TRIAL_DTYPE), n_trials)
         bench = delayed(material.bench, name=f"bench-{material.token}", traverse=False)
         held = delayed(reference, name=f"reference-{reference.digest}", traverse=False)
         task = delayed(run_trials, pure=False)
@@ -153,8 +153,16 @@ class _Series:
             ]
             found += self.compute(*tasks)
             self.counter.add(len(numbers), expected)
-        begins = material.begins_at(factor)
-        return row_of(factor, dose, np.concatenate(found), n_trials, begins=begins)
+        return row_of(factor, dose, np.concatenate(found), n_trials)
+
+
+def _begun(material: Material, rows: list[DoseRow]) -> tuple[DoseRow, ...]:
+    """Add whether a reference can be begun, to rows in the order of their doses; highest first."""
+    begins, found = False, []
+    for row in rows:
+        begins = begins or row.factor >= OWN or material.begins_at(row.factor)
+        found.append(replace(row, begins=begins))
+    return tuple(reversed(found))
 
 
 def _portions(number: int, size: int, first: int = 0) -> list[range]:

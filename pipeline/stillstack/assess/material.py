@@ -17,6 +17,8 @@ from stillstack.scene import generator
 
 # Random numbers that neither frames nor trials use.
 _STREAM: Final = 2**61
+# Frames that all have to be fit to begin a reference with: a run does not choose.
+_BEGINNINGS: Final = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +103,11 @@ class Material:
         if not self.begun_with_one:
             return True
         rng = generator(self.seed, _STREAM + 2 * round(1e6 * factor) + 1)
-        frame = draw_frame(self.bench, np.median(self.bench.shifts, axis=0), factor, rng)
+        middle = np.median(self.bench.shifts, axis=0)
         try:
-            prepare_reference(frame, self.bench.valid, **self.settings)
+            for _ in range(_BEGINNINGS):
+                frame = draw_frame(self.bench, middle, factor, rng)
+                prepare_reference(frame, self.bench.valid, **self.settings)
         except InputError:  # nothing in it stands out of the noise
             return False
         return True

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stillstack.assess.ladder import ENOUGH_LANDED, OWN, smallest_factor
-from stillstack.model import AXES, AXIS, is_good
+from stillstack.model import AXES, AXIS, REJECTING, Status, is_good
 
 Pair = tuple[float, float]
 
@@ -44,6 +44,8 @@ class DoseRow:
         Root mean square of ``shift_std``, px.
     pull
         Root mean square of errors about the bias in units of ``shift_std``.
+    rejected
+        Why others are not good: names of status bits, and the part of all frames that has them.
     begins
         Whether data of this dose can begin a reference of its own. The trials have an aligned one
         of their dose either way.
@@ -58,7 +60,8 @@ class DoseRow:
     rms: Pair
     predicted: Pair
     pull: Pair
-    begins: bool
+    rejected: tuple[tuple[str, float], ...] = ()
+    begins: bool = True
 
     @property
     def rms_std(self) -> float:
@@ -176,13 +179,14 @@ class Assessment:
         if smallest is None:
             return f"at no dose that was tried {share} land within {LANDED_PX:g} px"
         begins = next(row.begins for row in self.doses if row.dose == smallest)
-        how = "" if begins else ", on a reference from elsewhere: one such frame cannot begin one"
-        return f"at {smallest:.2g} counts a pixel {share} still land within {LANDED_PX:g} px{how}"
+        alone = "" if begins else "; one frame of that dose cannot begin one"
+        return (
+            f"at {smallest:.2g} counts a pixel {share} still land within {LANDED_PX:g} px, on a "
+            f"reference of that dose that is aligned as well as this one{alone}"
+        )
 
 
-def row_of(
-    factor: float, dose: float, trials: NDArray[np.void], n_trials: int, *, begins: bool
-) -> DoseRow:
+def row_of(factor: float, dose: float, trials: NDArray[np.void], n_trials: int) -> DoseRow:
     """Sum up the trials of one dose.
 
     Parameters
@@ -193,8 +197,6 @@ def row_of(
         Rows of :data:`~stillstack.assess.trials.TRIAL_DTYPE`.
     n_trials
         How many there should be: where the reference cannot be used at all, there are none.
-    begins
-        Whether a reference can be begun at this dose.
     """
     good = trials[is_good(trials["status"])]
     error = good["shift"] - good["truth"]
@@ -218,17 +220,24 @@ def row_of(
         rms=rms,
         predicted=predicted,
         pull=pull,
-        begins=begins,
+        rejected=_reasons(trials["status"], n_trials),
     )
+
+
+def _reasons(status: NDArray[np.uint16], n_trials: int) -> tuple[tuple[str, float], ...]:
+    """Return the rejecting bits that are set, and how often."""
+    counts = {bit: int(np.count_nonzero(status & int(bit))) for bit in Status if bit & REJECTING}
+    return tuple((str(bit.name).lower(), n / n_trials) for bit, n in counts.items() if n)
 
 
 def _line(row: DoseRow) -> str:
     y, x = row.rms
     bias_y, bias_x = row.bias
+    reasons = ", ".join(f"{part:.1%} {word.replace('_', ' ')}" for word, part in row.rejected)
     return (
         f"rms {y:.3g}, {x:.3g} px (+- {row.rms_std:.0%}), predicted {row.predicted[0]:.3g}, "
         f"{row.predicted[1]:.3g} px; bias {bias_y:+.2g}, {bias_x:+.2g} px; {row.good:.1%} good, "
-        f"{row.landed:.1%} within {LANDED_PX:g} px"
+        f"{row.landed:.1%} within {LANDED_PX:g} px{f' ({reasons})' if reasons else ''}"
     )
 
 
