@@ -179,8 +179,11 @@ class Assessment:
         if smallest is None:
             return f"at no dose that was tried {share} land within {LANDED_PX:g} px"
         begins = next(row.begins for row in self.doses if row.dose == smallest)
-        how = "" if begins else ", on a reference from elsewhere: one such frame cannot begin one"
-        return f"at {smallest:.2g} counts a pixel {share} still land within {LANDED_PX:g} px{how}"
+        alone = "" if begins else "; one frame of that dose cannot begin one"
+        return (
+            f"at {smallest:.2g} counts a pixel {share} still land within {LANDED_PX:g} px, on a "
+            f"reference of that dose that is aligned as well as this one{alone}"
+        )
 
 
 def row_of(factor: float, dose: float, trials: NDArray[np.void], n_trials: int) -> DoseRow:
