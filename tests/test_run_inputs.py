@@ -348,9 +348,10 @@ def test_a_condition_that_no_frame_meets_is_said(small_config: Any, scans: Any) 
 
 
 def test_the_first_block_that_is_timed_has_no_frame_that_is_left_out(
-    small_config: Any, scans: Any
+    small_config: Any, scans: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = scans()
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where this source's class is
     small_config["exclude"] = {"frames": ["0-29"]}
     made = plan(make_config(small_config), calibrated=True)
     assert made.calibration is not None, made.findings
