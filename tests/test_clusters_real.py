@@ -176,6 +176,7 @@ def test_a_run_on_slurm_gives_the_store_of_a_local_one(
 def test_ctrl_c_is_left_to_the_run() -> None:
     code = """
 import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
 from stillstack.cluster import client_for
 from stillstack.config.cluster import ClusterConfig
 try:
