@@ -167,9 +167,9 @@ def frame_rows(store: RunStore, rows: Rows) -> Rows:
     in_order[order] = rows
     group = store.read("group_index")
     in_order["shift"] += store.read("group_shift")[group]
-    lost = ~np.isfinite(in_order["shift"]).all(axis=1) & np.isfinite(
-        rows["shift_std"][np.argsort(order)]
-    ).all(axis=1)
+    # registered to its group's reference, of which nobody knows where it lies
+    registered = np.isfinite(in_order["shift_std"]).all(axis=1)
+    lost = registered & ~np.isfinite(in_order["shift"]).all(axis=1)
     in_order["shift_std"][lost] = np.nan
     in_order["status"][lost] |= int(Status.NOT_CONVERGED)
     return in_order
