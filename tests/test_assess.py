@@ -413,8 +413,9 @@ def test_trials_become_fewer_where_time_is_short(tmp_path: Path) -> None:
         seconds=1e-6,
         progress=lambda done, total, _: told.append((done, total)),
     )
-    assert found.own.n_trials == 40
-    assert told[-1][0] == 40 * len(found.doses)
+    assert found.own.n_trials == 120
+    assert row_at(found, 0.25).n_trials == 40
+    assert told[-1][0] == 120 + 40 * (len(found.doses) - 1)
     assert all(done <= total for done, total in told)
 
 

@@ -28,12 +28,14 @@ OnTrials = Callable[[int, int, int], None]
 """Called with the trials that are done, those expected in all, and 0."""
 
 TRIALS: Final = 200
-SECONDS: Final = 120.0
+SECONDS: Final = 60.0
 """Trials of one dose, and seconds that all of them may take before they become fewer."""
 
 _FEWEST_TRIALS: Final = 40
 _TRIALS_PER_TASK: Final = 8
 _TYPICAL_DOSES: Final = 9
+# Where trials have to be few, the verdict on the data's own dose gets more of them.
+_OWN_WEIGHT: Final = 3
 # The user's frames differ in brightness, and their error bars with it.
 _ALIKE: Final = 1.3
 
@@ -60,7 +62,8 @@ def assess(
     config
         A config, its path, its sections as a mapping, or a plan that was just made of it.
     trials
-        Trials at each dose. By default 200, or as many as ``seconds`` allow.
+        Trials at each dose. By default 200, or as many as ``seconds`` allow: 40 or more, and three
+        times as many at the data's own dose.
     seconds
         About how long the trials may take, where ``trials`` is not given.
     seed
@@ -90,9 +93,9 @@ def assess(
         )
     plan = _plan_of(config).refuse()
     material = gather(plan, seed, compute)
-    series = _Series(
-        material, trials or _affordable(material, seconds), _Counter(progress), compute
-    )
+    few = trials or _affordable(material, seconds)
+    own = trials or min(TRIALS, _OWN_WEIGHT * few)
+    series = _Series(material, few, own, _Counter(progress), compute)
     rows: dict[float, DoseRow] = {}
     while (factor := next_factor(_landed(rows), material.most)) is not None:
         rows[factor] = series.at(factor, len(rows))
@@ -128,14 +131,16 @@ class _Series:
     """Trials at one dose after the other."""
 
     material: Material
-    n_trials: int
+    n_elsewhere: int
+    n_own: int
     counter: _Counter
     compute: Compute
 
     def at(self, factor: float, rung: int) -> DoseRow:
         """Return what the trials at a dose come to; `rung` says which one it is."""
-        material, n_trials = self.material, self.n_trials
-        expected = n_trials * max(rung + 1, _TYPICAL_DOSES)
+        material = self.material
+        n_trials = self.n_own if factor == OWN else self.n_elsewhere
+        expected = self.n_own + self.n_elsewhere * max(rung, _TYPICAL_DOSES - 1)
         dose = factor * material.dose
         try:
             reference = material.reference_at(factor)
@@ -195,7 +200,8 @@ def _affordable(material: Material, seconds: float) -> int:
     began = time.perf_counter()
     run_trials(material.bench, reference, OWN, 0, range(2))
     each = (time.perf_counter() - began) / 2
-    return int(np.clip(seconds * CPU_COUNT / (each * _TYPICAL_DOSES), _FEWEST_TRIALS, TRIALS))
+    doses = _TYPICAL_DOSES - 1 + _OWN_WEIGHT
+    return int(np.clip(seconds * CPU_COUNT / (each * doses), _FEWEST_TRIALS, TRIALS))
 
 
 def _plan_of(config: RunConfig | Plan | Mapping[str, Any] | str | Path) -> Plan:

@@ -23,7 +23,7 @@ def assess(
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=1, help="About how long they may take, without --trials.")
-    ] = 120.0,
+    ] = 60.0,
     picture: Annotated[
         Path | None,
         typer.Option(help="Where the picture goes. Default: beside the config, CONFIG.assess.png."),
