@@ -314,6 +314,6 @@ def test_refinement_that_does_not_end_says_so(
     drifting: SimulatedStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stillstack.reference._SETTLED", 0.0)
-    monkeypatch.setattr("stillstack.config.run_config.MOST_ROUNDS", 3)
+    monkeypatch.setattr("stillstack.config.registration.MOST_ROUNDS", 3)
     made = _maker(drifting, kind="first", frames=6, refine="auto").make()
     assert made.notes[-1].startswith("not settled after 3 rounds: the last one changed shifts by ")

@@ -2,23 +2,17 @@
 
 from stillstack.config.cluster import ClusterConfig
 from stillstack.config.correction import CorrectionConfig
+from stillstack.config.digest import config_digest, result_settings
 from stillstack.config.exclude import ExcludeConfig
 from stillstack.config.network import NetworkConfig
-from stillstack.config.run_config import (
+from stillstack.config.places import InputConfig, OutputConfig
+from stillstack.config.registration import (
     AlignmentConfig,
-    InputConfig,
-    OutputConfig,
     ReferenceConfig,
     RegistrationConfig,
-    RunConfig,
     ShiftsConfig,
-    config_digest,
-    json_schema,
-    load_config,
-    make_config,
-    result_settings,
-    to_yaml,
 )
+from stillstack.config.run_config import RunConfig, json_schema, load_config, make_config, to_yaml
 from stillstack.config.trajectory import TrajectoryConfig
 from stillstack.config.valid import Figure, Length, ValidConfig, ValidSections
 
