@@ -6,10 +6,10 @@ shifts are fractions, the truth is the simulation's formula.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -17,47 +17,23 @@ from numpy.typing import NDArray
 
 from stillstack.model import REJECTING, is_good
 from stillstack.simulation import SimulatedStack, beam_block_figure
-from stillstack.sources import Source
+from wrapped import WrappedSource
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class LoggedSource:
+class LoggedSource(WrappedSource):
     """Frames of another source as if it had other chunks; notes what is read, by any process."""
 
-    inner: Source
-    log: str
     chunk_frames: int = 1
-    n_readable: int = 10**9
 
-    @property
-    def name(self) -> str:
-        return "logged"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.inner.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.inner.dtype
-
-    @property
-    def coords(self) -> Mapping[str, NDArray[Any]]:
-        return self.inner.coords
-
-    @property
-    def attrs(self) -> Mapping[str, Any]:
-        return self.inner.attrs
+    name: ClassVar[str] = "logged"
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         with Path(self.log).open("a") as log:
             log.write(f"{start} {stop}\n")
         return self.inner.read(start, stop)
-
-    def fingerprint(self) -> str:
-        return self.inner.fingerprint()
 
     def ranges(self) -> list[tuple[int, int]]:
         lines = Path(self.log).read_text().split("\n") if Path(self.log).exists() else []

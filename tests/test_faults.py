@@ -128,7 +128,8 @@ import os, sys, time
 from pathlib import Path
 
 import stillstack.storage.objects as objects
-from stillstack.blockwork import Block, _JOBS, run_block
+from stillstack.blockwork import run_block
+from stillstack.job import Block, _JOBS
 from stillstack.config import load_config
 from stillstack.layout import ONE_PASS
 from stillstack.plan import plan

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from distributed import Client, LocalCluster
 
-from stillstack.blockwork import Block
 from stillstack.errors import RunFaultError
 from stillstack.flight import Flight, Limits
+from stillstack.job import Block
 
 RELEASED = threading.Event()
 make_client: Any = Client  # distributed is not typed

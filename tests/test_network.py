@@ -18,9 +18,10 @@ from stillstack.model import Status
 from stillstack.network.content import settle_content
 from stillstack.network.edges import TEMPLATE, Edge, measure_edges, neighbour_pairs
 from stillstack.network.groups import groups_of
-from stillstack.network.images import GroupImage, MeanImage
+from stillstack.network.images import MeanImage
 from stillstack.network.solve import Offsets, solve_offsets
 from stillstack.network.tying import Tied, one_by_one, tie_groups
+from stillstack.reference_image import ReferenceImage
 from stillstack.simulation import beam_block, beam_block_valid, evolving_scenes
 
 SHAPE = (128, 128)
@@ -33,17 +34,17 @@ CONFIG = NetworkConfig(keyframe_frames=50)
 
 def group_images(
     content: Sequence[float] | NDArray[np.float64], n_frames: int = 300, seed: int = 3
-) -> tuple[list[GroupImage | None], NDArray[np.float64]]:
+) -> tuple[list[ReferenceImage | None], NDArray[np.float64]]:
     """Mean images of groups of these contents, each somewhere, and the truth: their offsets."""
     rng = np.random.default_rng(seed)
     first, last = evolving_scenes(SHAPE, 60.0, seed)
     valid, through = beam_block_valid(SHAPE), beam_block(SHAPE)
     truth = rng.uniform(-3.0, 3.0, (len(content), 2))
-    images: list[GroupImage | None] = []
+    images: list[ReferenceImage | None] = []
     for part, shift in zip(content, truth, strict=True):
         bright = (1 - part) * first.expected(shift) + part * last.expected(shift)
         counts = rng.poisson(bright * through * n_frames) / n_frames
-        images.append(GroupImage(counts.astype(np.float32), valid, n_frames))
+        images.append(ReferenceImage(counts.astype(np.float32), valid, n_frames))
     return images, truth
 
 
@@ -181,7 +182,9 @@ def test_an_image_far_away_is_found_near_where_it_is_expected() -> None:
     valid, through = beam_block_valid(SHAPE), beam_block(SHAPE)
     shift = np.array([17.3, -14.6])
     here, there = (
-        GroupImage((rng.poisson(first.expected(s) * through * 100) / 100).astype("f4"), valid, 100)
+        ReferenceImage(
+            (rng.poisson(first.expected(s) * through * 100) / 100).astype("f4"), valid, 100
+        )
         for s in (np.zeros(2), shift)
     )
     (edge,) = measure_edges(0, here, [(1, there)], REGISTRATION, [(16, -16)])
@@ -193,8 +196,8 @@ def test_an_image_far_away_is_found_near_where_it_is_expected() -> None:
 
 def test_what_is_not_there_or_blank_gives_an_edge_without_a_shift() -> None:
     (image, _), _ = group_images([0.0, 0.0])
-    blank = GroupImage(np.zeros(SHAPE, "f4"), np.ones(SHAPE, bool), 10)
-    nowhere = GroupImage(np.zeros(SHAPE, "f4"), np.zeros(SHAPE, bool), 10)
+    blank = ReferenceImage(np.zeros(SHAPE, "f4"), np.ones(SHAPE, bool), 10)
+    nowhere = ReferenceImage(np.zeros(SHAPE, "f4"), np.zeros(SHAPE, bool), 10)
     for pair in ((None, image), (image, None), (blank, image), (image, blank), (image, nowhere)):
         (edge,) = measure_edges(0, pair[0], [(1, pair[1])], REGISTRATION)
         assert not edge.good
@@ -452,7 +455,7 @@ def test_few_groups_and_little_common_area_leave_offsets_as_they_are() -> None:
         assert image is not None
         valid = np.zeros(SHAPE, bool)
         valid[32 * number : 32 * number + 32] = True
-        stripes.append(GroupImage(image.image, valid, 20))
+        stripes.append(ReferenceImage(image.image, valid, 20))
     left = settle_content(stripes, offsets, exact)
     np.testing.assert_array_equal(left.offset, offsets.offset)
     assert "too few to tell motion" in left.notes[-1]

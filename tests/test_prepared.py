@@ -16,16 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from object_servers import Bucket
-from stillstack import blockwork, prepare
-from stillstack.blockwork import (
-    Job,
-    KeptReference,
-    reference_of,
-    stored_digest,
-    stored_reference,
-)
+from stillstack import kept_references, prepare
+from stillstack.blockwork import reference_of
 from stillstack.errors import RunFaultError
 from stillstack.execute import Progress
+from stillstack.job import Job
+from stillstack.kept_references import KeptReference, stored_digest, stored_reference
 from stillstack.kernels.registration import Reference, prepare_reference, register_frame
 from stillstack.run import run
 from stillstack.simulation import SimulatedStack
@@ -45,7 +41,7 @@ def reference(small_stack: SimulatedStack) -> Reference:
 
 @pytest.fixture(autouse=True)
 def _nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockwork, "_REFERENCES", {})
+    monkeypatch.setattr(kept_references, "_REFERENCES", {})
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -227,7 +223,7 @@ def preparations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(1)
         return prepare_reference(*arguments, **settings)
 
-    monkeypatch.setattr(blockwork, "prepare_reference", counted)
+    monkeypatch.setattr(kept_references, "prepare_reference", counted)
     return made
 
 
@@ -296,13 +292,13 @@ def test_the_first_worker_that_needs_a_groups_reference_prepares_it_for_all(
     store = a_store(tmp_path / "out.zarr", small_stack, 2)
     job = job_of(store, KeptReference("name-1", group=1))
     one = reference_of(job)
-    monkeypatch.setattr(blockwork, "_REFERENCES", {})  # another process
+    monkeypatch.setattr(kept_references, "_REFERENCES", {})  # another process
     other = reference_of(job)
     assert len(preparations) == 1
     assert_same(other, one)
     file = tmp_path / "out.zarr" / FOLDER / "name-1"
     file.write_bytes(file.read_bytes()[:-100])
-    monkeypatch.setattr(blockwork, "_REFERENCES", {})
+    monkeypatch.setattr(kept_references, "_REFERENCES", {})
     assert_same(reference_of(job), one)
     assert len(preparations) == 2
 
@@ -335,13 +331,13 @@ def forbid_preparing() -> None:
     def refuse(*_: Any, **__: Any) -> Reference:
         raise RunFaultError("A worker prepares the reference.")
 
-    blockwork._REFERENCES.clear()
-    vars(blockwork)["prepare_reference"] = refuse
+    kept_references._REFERENCES.clear()
+    vars(kept_references)["prepare_reference"] = refuse
 
 
 def allow_preparing() -> None:
-    vars(blockwork)["prepare_reference"] = prepare_reference
-    blockwork._REFERENCES.clear()
+    vars(kept_references)["prepare_reference"] = prepare_reference
+    kept_references._REFERENCES.clear()
 
 
 @pytest.fixture
@@ -434,7 +430,7 @@ def test_a_store_whose_reference_is_another_is_refused(
     path = Path(small_config["output"]["path"])
     next((path / FOLDER).iterdir()).unlink()
     monkeypatch.setattr(
-        blockwork,
+        kept_references,
         "prepare_reference",
         lambda *a, **k: replace(prepare_reference(*a, **k), digest="?"),
     )

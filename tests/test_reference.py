@@ -15,7 +15,8 @@ from stillstack.errors import InputError
 from stillstack.kernels.registration import Reference, register_frame
 from stillstack.model import is_good
 from stillstack.noise import estimate_gain
-from stillstack.reference import ReferenceImage, ReferenceMaker
+from stillstack.reference import ReferenceMaker
+from stillstack.reference_image import ReferenceImage
 from stillstack.sampling import SpreadSource, ordinary, spread_numbers, take_sample
 from stillstack.simulation import SimulatedStack, powder_scene, simulate_stack
 from stillstack.sources import open_source

@@ -7,9 +7,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import distributed
 import numpy as np
 import pytest
 import xarray as xr
@@ -17,11 +16,11 @@ import yaml
 from numpy.typing import NDArray
 
 from stillstack import storage
-from stillstack.blockwork import stored_reference
 from stillstack.config import make_config
 from stillstack.errors import InputError, RunFaultError, UnreadableFrameError
 from stillstack.execute import SET_ASIDE_NOTE, Progress
 from stillstack.graph import align, register
+from stillstack.kept_references import stored_reference
 from stillstack.kernels.registration import register_frame
 from stillstack.kernels.resampling import resample_frame
 from stillstack.model import COLUMNS, REJECTING, Status, is_good
@@ -29,40 +28,27 @@ from stillstack.plan import plan
 from stillstack.report.provenance import read_provenance
 from stillstack.run import open_run, run
 from stillstack.simulation import SimulatedStack
-from stillstack.sources import Source, open_source, open_stack
+from stillstack.sources import open_source, open_stack
 from stillstack.storage import RunStore
 from stores import stored
+from workers import worker_threads
+from wrapped import WrappedSource
 
 
 @dataclass(frozen=True)
-class ScriptedSource:
+class ScriptedSource(WrappedSource):
     """Frames of another source, with failures, and a log of who read what."""
 
-    inner: Source
-    log: str
     unreadable: tuple[int, ...] = ()
     broken: tuple[int, ...] = ()
     gone_after: int | None = None
 
-    @property
-    def name(self) -> str:
-        return "scripted"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.inner.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.inner.dtype
+    name: ClassVar[str] = "scripted"
+    chunk_frames: ClassVar[int] = 1
 
     @property
     def token(self) -> str:
         return f"scripted-{self.unreadable}-{self.broken}-{self.gone_after}"
-
-    @property
-    def chunk_frames(self) -> int:
-        return 1
 
     @property
     def coords(self) -> Mapping[str, NDArray[Any]]:
@@ -87,7 +73,7 @@ class ScriptedSource:
     def fingerprint(self) -> str:
         if self.gone_after is not None and self._by_worker():
             raise FileNotFoundError("no such disk")
-        return self.inner.fingerprint()
+        return super().fingerprint()
 
     def _by_worker(self) -> bool:
         return str(os.getpid()) != Path(self.log).with_suffix(".coordinator").read_text()
@@ -350,10 +336,7 @@ def test_engines_give_the_same_store(
     run(small_config)
     there = stored(small_config["output"]["path"])
     small_config["output"]["path"] = str(tmp_path / "threads.zarr")
-    make_client: Any = distributed.Client  # not typed
-    with make_client(
-        processes=False, n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0"
-    ):
+    with worker_threads(2):
         run(small_config)
     assert stored(small_config["output"]["path"]) == there
 

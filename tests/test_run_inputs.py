@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import distributed
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from stillstack.tables import plan_rows, run_rows
 from stillstack.worker_view import look_at_input
 from stores import stored
 from test_doctor import VIEW
+from workers import worker_threads
 
 DEFECT = (40, 44)
 EXCLUDE = {"frames": ["8-11", 21], "values": {"scan": [5]}, "expression": "delay > 56"}
@@ -405,10 +405,7 @@ def test_engines_give_the_same_corrected_store_without_left_out_frames(
     run(small_config)
     there = stored(small_config["output"]["path"])
     small_config["output"]["path"] = str(tmp_path / "threads.zarr")
-    make_client: Any = distributed.Client  # not typed
-    with make_client(
-        processes=False, n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0"
-    ):
+    with worker_threads(2):
         run(small_config)
     assert stored(small_config["output"]["path"]) == there
 

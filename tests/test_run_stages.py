@@ -11,11 +11,11 @@ import pytest
 import xarray as xr
 from numpy.typing import NDArray
 
-from stillstack.blockwork import Block
 from stillstack.config import config_digest, make_config
 from stillstack.errors import InputError
 from stillstack.execute import Progress
 from stillstack.given import save_shifts
+from stillstack.job import Block
 from stillstack.kernels.resampling import resample_frame
 from stillstack.layout import stages_of
 from stillstack.model import Status, is_good

@@ -1,4 +1,4 @@
-"""A Dask cluster of worker processes that leaves this process's environment as it was."""
+"""Dask workers for tests; processes leave this process's environment as it was."""
 
 from __future__ import annotations
 
@@ -33,3 +33,13 @@ def worker_processes(n_workers: int) -> Iterator[Any]:
             yield cluster
     finally:
         restore()  # a worker that is started again sets them again
+
+
+@contextlib.contextmanager
+def worker_threads(n_threads: int) -> Iterator[Any]:
+    """Client, the default one, of one worker in this process with so many threads."""
+    make_client: Any = distributed.Client  # not typed
+    with make_client(
+        processes=False, n_workers=1, threads_per_worker=n_threads, dashboard_address="127.0.0.1:0"
+    ) as client:
+        yield client

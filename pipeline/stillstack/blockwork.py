@@ -1,194 +1,35 @@
 """What a worker does with one block: read, register, align, write, and return a small record.
 
-A job travels to each worker once and stays in its process; a task carries only the job's digest and
-which block to do. A frame that cannot be read or processed is data: when a block fails, each of its
+A frame that cannot be read or processed is data: when a block fails, each of its
 frames is tried alone, and those that fail alone are set aside with the reason.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import math
 import os
 import socket
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
-from distributed import WorkerPlugin
 from numpy.typing import NDArray
 
-from stillstack.address import Address
 from stillstack.errors import AccessError, RunFaultError, StillstackError, disk_fault
 from stillstack.frameblock import Resampling, align_block, register_block
-from stillstack.kernels.given import given_reference
-from stillstack.kernels.registration import Reference, prepare_reference
+from stillstack.job import Block, BlockResult, Job, job_named
+from stillstack.kept_references import KeptReference, reference_in
+from stillstack.kernels.registration import Reference
 from stillstack.layout import Stage
-from stillstack.model import LEFT_OUT, Status, empty_table, image_fill, is_good
-from stillstack.sources import SelectedSource, Source, SummedSource, read_piece, stretches
-from stillstack.stacks import Canvas
-from stillstack.storage import (
-    HELD_REFERENCES,
-    BlockRecord,
-    BlockWriter,
-    BlockWriting,
-    RunStore,
-    StoredObject,
-)
-
-Rows = NDArray[np.void]
-
-
-@dataclass(frozen=True)
-class KeptReference:
-    """Names one reference of a run's store.
-
-    Parameters
-    ----------
-    digest
-        Of the reference; of a group's, a name that no other has.
-    sha256
-        Of the object in which it is kept, made ready; empty where it is not.
-    group
-        Its place among several references; None where there is one.
-    """
-
-    digest: str
-    sha256: str = ""
-    group: int | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that blocks of one run have in common; small, and it pickles.
-
-    Parameters
-    ----------
-    digest
-        Names the job among the others in a worker.
-    source
-        The raw frames.
-    store_path
-        The run's store, where workers find the reference.
-    reference
-        The one that they must find there.
-    writer
-        Writes blocks of aligned frames; None where only shifts are wanted.
-    aligned_dtype
-        dtype of aligned frames.
-    interpolation
-        How frames are resampled.
-    canvas
-        Window of the input that is written; None for all of it.
-    fingerprint
-        Of the source when the run was started.
-    groups
-        References that frames are registered to, where each group of frames has its own.
-    group_of
-        Which of them, for every frame of the source.
-    unseen
-        Whether no frame has been looked at by itself, since sums were registered.
-    """
-
-    digest: str
-    source: Source
-    store_path: str | Address
-    reference: KeptReference
-    writer: BlockWriter | None
-    aligned_dtype: str | None
-    interpolation: str
-    canvas: Canvas | None
-    fingerprint: str
-    groups: tuple[KeptReference, ...] = ()
-    group_of: NDArray[np.int32] | None = None
-    unseen: bool = False
-
-    def frame_number(self, place: int) -> int:
-        """Number of a frame of the run, by its place in the source; of a sum, of its first."""
-        if isinstance(self.source, SelectedSource):
-            return int(self.source.numbers[place])
-        return self.source.ranges[place][0] if isinstance(self.source, SummedSource) else place
-
-    def references_for(self, block: Block) -> tuple[tuple[KeptReference, int, int], ...]:
-        """References that the frames of a block are registered to, and ranges of these frames."""
-        if self.group_of is None:
-            return tuple((self.reference, *stretch) for stretch in block.stretches)
-        found = []
-        for start, stop in block.stretches:
-            groups = self.group_of[start:stop]
-            edges = [0, *(np.flatnonzero(np.diff(groups)) + 1), len(groups)]
-            for first, last in itertools.pairwise(int(edge) for edge in edges):
-                found.append((self.groups[groups[first]], start + first, start + last))
-        return tuple(found)
-
-
-@dataclass(frozen=True)
-class Block:
-    """One unit of work.
-
-    Parameters
-    ----------
-    index, start, stop
-        Which block, and its frames.
-    rows
-        Its rows of the table, where they are known already.
-    set_aside
-        Frames that must not be touched, and why.
-    excluded
-        Frames that the config leaves out: they are not read.
-    """
-
-    index: int
-    start: int
-    stop: int
-    rows: Rows | None = None
-    set_aside: Mapping[int, str] = field(default_factory=dict)
-    excluded: tuple[int, ...] = ()
-
-    @property
-    def stretches(self) -> list[tuple[int, int]]:
-        """Ranges of its frames that are read."""
-        if not self.excluded:
-            return [(self.start, self.stop)]
-        return stretches(n for n in range(self.start, self.stop) if n not in self.excluded)
-
-
-@dataclass(frozen=True)
-class BlockResult:
-    """What comes back: the record for the ledger, and why frames were set aside."""
-
-    record: BlockRecord
-    reasons: Mapping[int, str]
-
-
-class JobPlugin(WorkerPlugin):
-    """Brings a job to every worker, also to those that join later."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.name = f"stillstack-job-{job.digest}"
-
-    def setup(self, worker: Any) -> None:
-        """Keep the job in the worker's process."""
-        del worker
-        _JOBS[self.job.digest] = self.job
-
-    def teardown(self, worker: Any) -> None:
-        """Forget the job."""
-        del worker
-        _JOBS.pop(self.job.digest, None)
-
+from stillstack.model import LEFT_OUT, Rows, Status, empty_table, image_fill, is_good
+from stillstack.sources import read_piece
+from stillstack.storage import BlockRecord, BlockWriter, BlockWriting, StoredObject
 
 _NOT_THE_FRAMES_FAULT: Final = (MemoryError, RunFaultError, AccessError)
 _LOG: Final = logging.getLogger(__name__)
-_JOBS: Final[dict[str, Job]] = {}
-_REFERENCES: Final[dict[str, Reference]] = {}
-_REFERENCE_LOCK: Final = threading.Lock()
 
 
 def run_block(job_digest: str, stage: Stage, block: Block) -> BlockResult:
@@ -201,12 +42,7 @@ def run_block(job_digest: str, stage: Stage, block: Block) -> BlockResult:
         whole.
     """
     began = time.perf_counter()
-    job = _JOBS.get(job_digest)
-    if job is None:
-        raise RunFaultError(
-            f"A worker has not been given the job {job_digest}.",
-            cure="Run the same command again.",
-        )
+    job = job_named(job_digest)
     # before anything that could be taken for the frames' fault
     needed = job.references_for(block) if stage.estimates else ((job.reference, 0, 0),)
     for kept, _, _ in needed:
@@ -231,7 +67,7 @@ def run_block(job_digest: str, stage: Stage, block: Block) -> BlockResult:
 
 def probe_frame(job_digest: str, stage: Stage, block: Block) -> int:
     """Do the work of a block without writing it, to see whether the worker survives."""
-    job = _JOBS[job_digest]
+    job = job_named(job_digest)
     _whole_or_single(job, stage, block, None)
     return os.getpid()
 
@@ -239,95 +75,6 @@ def probe_frame(job_digest: str, stage: Stage, block: Block) -> int:
 def reference_of(job: Job, kept: KeptReference | None = None) -> Reference:
     """Reference of a job, or of a group: see `reference_in`."""
     return reference_in(job.store_path, kept or job.reference)
-
-
-def reference_in(store_path: str | Address, kept: KeptReference) -> Reference:
-    """Reference of a run, as the coordinator prepared it, read once in each process.
-
-    It is prepared here where what is kept is not what was named, which a run survives; and that of
-    a group where no other worker has done so. A few are held: blocks of one come one after another.
-
-    Raises
-    ------
-    RunFaultError
-        If what is prepared here is not the reference of that name.
-    """
-    with _REFERENCE_LOCK:
-        held = _REFERENCES.pop(kept.digest, None)
-        while held is None and len(_REFERENCES) >= HELD_REFERENCES:
-            # room is made before: the one that was not used for longest goes
-            del _REFERENCES[next(iter(_REFERENCES))]
-        _REFERENCES[kept.digest] = held or _read_or_prepared(store_path, kept)
-        return _REFERENCES[kept.digest]
-
-
-def _read_or_prepared(store_path: str | Address, kept: KeptReference) -> Reference:
-    store = RunStore.view(store_path)
-    found = None
-    if kept.sha256 or kept.group is not None:
-        found = store.prepared.load(kept.digest, kept.sha256)
-    if found is not None:
-        return found
-    made = stored_reference(store, kept.group)
-    if kept.group is not None:  # prepared by whichever worker needs it first, for the others
-        store.prepared.keep(made, kept.digest)
-        return made
-    if kept.sha256:
-        _LOG.warning("%s: the prepared reference is not there", store_path)
-    refuse_other_reference(made, kept.digest, store_path)
-    return made
-
-
-def stored_reference(store: RunStore, group: int | None = None) -> Reference:
-    """Prepare a reference of a run from what its store holds, and nothing else.
-
-    Parameters
-    ----------
-    store
-        Of the run.
-    group
-        Which of several references; the one that all shifts refer to, if None.
-    """
-    image, arguments = _reference_arguments(store, group)
-    return prepare_reference(image, **arguments)
-
-
-def stored_digest(store: RunStore) -> str:
-    """Digest of the reference of a run, from what its store holds: without preparing it."""
-    image, arguments = _reference_arguments(store, None)
-    return given_reference(image, **arguments).digest
-
-
-def _reference_arguments(store: RunStore, group: int | None) -> tuple[Any, dict[str, Any]]:
-    """Image of a reference, and everything else that it is prepared with."""
-    settings = dict(store.attributes["registration"])
-    which: Any = ...
-    if isinstance(settings["n_frames"], list):  # one for each reference, that one first
-        which = group or 0
-        settings["n_frames"] = settings["n_frames"][which]
-        if which and "sum_frames" in store.attributes:
-            settings = settings_of_sums(settings, int(store.attributes["sum_frames"]))
-    image, valid = (
-        np.asarray(store.open_array(name)[which]) for name in ("reference", "reference_valid")
-    )
-    return image, {"valid": valid, "frame_valid": store.read("valid"), **settings}
-
-
-def settings_of_sums(settings: dict[str, Any], k: int) -> dict[str, Any]:
-    """Keywords of `prepare_reference` for sums of k frames: rules have been followed in them."""
-    read_noise = float(settings["read_noise"]) * math.sqrt(k)
-    return {**settings, "read_noise": read_noise, "below": None, "above": None, "equal": []}
-
-
-def refuse_other_reference(reference: Reference, digest: str, place: str | Address) -> None:
-    """Raise RunFaultError unless a reference is the one that frames were registered to so far."""
-    if reference.digest != digest:
-        raise RunFaultError(
-            f"The reference in {place} has the digest {reference.digest} on "
-            f"{socket.gethostname()}, and {digest} where the run began.",
-            consequence="Frames would be registered to another image.",
-            cure="Use the same version of stillstack everywhere, or start a new output.",
-        )
 
 
 def _written(

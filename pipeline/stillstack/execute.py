@@ -20,13 +20,14 @@ from typing import Any, Final
 import numpy as np
 from distributed import Client, Future, KilledWorker
 
-from stillstack.blockwork import Block, BlockResult, Job, JobPlugin, Rows, probe_frame, run_block
+from stillstack.blockwork import probe_frame, run_block
 from stillstack.cluster import thread_count, workers_memory
 from stillstack.errors import RunFaultError, StillstackError
 from stillstack.flight import Flight, Limits
 from stillstack.interrupt import Interrupts
+from stillstack.job import Block, BlockResult, Job, JobPlugin
 from stillstack.layout import Stage
-from stillstack.model import Status, is_good
+from stillstack.model import Rows, Status, is_good
 from stillstack.storage import AnyLedger, RunStore
 from stillstack.storage.notes import SET_ASIDE_NOTE
 from stillstack.watch.progress import OnProgress, Progress

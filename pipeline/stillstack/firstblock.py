@@ -19,18 +19,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.blockwork import (
-    Block,
-    Job,
-    JobPlugin,
-    KeptReference,
-    reference_of,
-    run_block,
-    stored_reference,
-)
+from stillstack.blockwork import reference_of, run_block
 from stillstack.calibration import Calibration, Trial
 from stillstack.cluster import peak_bytes
 from stillstack.frameblock import Resampling, align_block, register_block
+from stillstack.job import Block, Job, JobPlugin
+from stillstack.kept_references import KeptReference, stored_reference
 from stillstack.kernels.registration import Reference
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
 from stillstack.layout import ONE_PASS, SHIFTS_ONLY

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from distributed import Client, Future
 
-from stillstack.blockwork import Block
 from stillstack.errors import RunFaultError
+from stillstack.job import Block
 
 # A nanny kills a worker that does not stop within 9 s. What follows it is not waited for.
 _RESTART_SECONDS: Final = 20

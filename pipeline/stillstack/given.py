@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.address import is_address, located
-from stillstack.blockwork import Rows
 from stillstack.config import RunConfig
 from stillstack.drift import read_shifts, write_shifts
 from stillstack.errors import InputError
-from stillstack.model import FRAME, LEFT_OUT, Status, empty_table, is_good
+from stillstack.model import FRAME, LEFT_OUT, Rows, Status, empty_table, is_good
 from stillstack.sources import Source
 from stillstack.storage import RunStore, open_run
 

@@ -146,6 +146,10 @@ TABLE_DTYPE: Final = np.dtype(
 )
 
 
+Rows = NDArray[np.void]
+"""Rows of the table, dtype ``TABLE_DTYPE``."""
+
+
 def empty_table(n_frames: int, status: Status = Status.PENDING) -> NDArray[np.void]:
     """Rows of the table before anything is known: NaN, and ``status``.
 

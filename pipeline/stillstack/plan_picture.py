@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from stillstack.errors import InputError
+from stillstack.picture_file import write_picture
 from stillstack.pictures import draw_image, draw_outline
 from stillstack.valid import describe_region, propose_beam_block
 
@@ -81,12 +81,4 @@ def draw_plan(plan: Plan, proposal: Proposal | None, path: Path) -> Path:
         draw_outline(axes, proposal.inside, PROPOSAL_COLOUR, "dashed")
         words.append("Dashed: looks like a beam-block that is not excluded.")
     axes.set_title("\n".join([plan.source.name, *words]), fontsize="medium", loc="left")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", dpi=130)
-    except OSError as error:
-        raise InputError(
-            f"The picture {path} cannot be written: {error.strerror or error}.",
-            cure="Name another place with --picture.",
-        ) from error
-    return path
+    return write_picture(figure, path)

@@ -14,18 +14,17 @@ from typing import Any, Final
 import numpy as np
 
 from stillstack.address import portable
-from stillstack.blockwork import (
-    Job,
+from stillstack.config import config_digest, result_settings
+from stillstack.errors import RunFaultError, StillstackError
+from stillstack.job import Job
+from stillstack.kept_references import (
     KeptReference,
-    Rows,
     refuse_other_reference,
     stored_reference,
 )
-from stillstack.config import config_digest, result_settings
-from stillstack.errors import RunFaultError, StillstackError
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
 from stillstack.layout import ESTIMATE, Stage
-from stillstack.model import GROUP, TRAJECTORY_COLUMNS, Status
+from stillstack.model import GROUP, TRAJECTORY_COLUMNS, Rows, Status
 from stillstack.plan import Plan
 from stillstack.references import References, make_references
 from stillstack.settle import SUM_RANGE, frame_order

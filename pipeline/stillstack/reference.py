@@ -22,12 +22,9 @@ from stillstack.errors import InputError, UnreadableFrameError
 from stillstack.exclusion import kept_numbers
 from stillstack.kernels.registration import Reference, prepare_reference
 from stillstack.model import AXIS, FRAME, REJECTING, is_good
-from stillstack.sampling import (
-    SpreadSource,
-    frame_statistics,
-    ordinary,
-    spread_numbers,
-)
+from stillstack.reference_image import ReferenceImage, frame_statistics
+from stillstack.refinement_rounds import SETTLED, Placed, change_words
+from stillstack.sampling import SpreadSource, ordinary, spread_numbers
 from stillstack.sources import Source, image_of, stack_of
 
 Compute = Callable[..., tuple[Any, ...]]
@@ -42,47 +39,7 @@ _MEDIAN_BYTES: Final = 2**30
 # An average over half of the frames has 1.4 times the noise of one over all of them; a pixel that
 # fewer frames saw is left out, because the reference has one noise level.
 _MIN_COVERAGE: Final = 0.5
-# A change under a tenth of the errors adds half a percent to them.
-_SETTLED: Final = 0.1
 _MEDIAN_EFFICIENCY: Final = 2 / np.pi
-
-
-@dataclass(frozen=True, eq=False)
-class ReferenceImage:
-    """An image to register to, and what is known of it.
-
-    Parameters
-    ----------
-    image
-        (y, x) in counts.
-    valid
-        (y, x), True where it may be used.
-    n_frames
-        How many frames its noise is worth.
-    notes
-        How it was made, one remark each.
-    """
-
-    image: Image
-    valid: Valid
-    n_frames: int
-    notes: tuple[str, ...] = ()
-
-    def noted(self, note: str) -> ReferenceImage:
-        """Return itself with one more remark."""
-        return replace(self, notes=(*self.notes, note))
-
-    def refuse_blank(self) -> ReferenceImage:
-        """Return itself, or raise InputError if it shows nothing to register to."""
-        mean, spread = frame_statistics(self.image, self.valid)
-        if not spread > 0:
-            raise InputError(
-                f"The reference is blank: its {np.count_nonzero(self.valid)} valid pixels "
-                f"all have the value {mean:g}.",
-                consequence="No frame can be registered to it.",
-                cure="Choose another frame or image in the section reference of the config.",
-            )
-        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +215,7 @@ class ReferenceMaker:
         valid = self.valid & np.isfinite(image)
         return ReferenceImage(image, valid, n_frames, (f"median of {len(numbers)} frames",))
 
-    def _from_best_start(self) -> tuple[ReferenceImage, _Placed | None]:
+    def _from_best_start(self) -> tuple[ReferenceImage, Placed | None]:
         """Mean of the spread frames, aligned to the one among them that most agree with.
 
         The mean of frames that have not been aligned is as blurred as the drift is large, so the
@@ -283,9 +240,9 @@ class ReferenceMaker:
             return self._restricted(self._single(starts[0])), None
         _, made, reference, table = best
         made = self._centred(self._aligned_mean(made, reference, numbers, table), table)
-        return made, _Placed(numbers, table)
+        return made, Placed(numbers, table)
 
-    def _refined(self, made: ReferenceImage, before: _Placed | None, done: int) -> ReferenceImage:
+    def _refined(self, made: ReferenceImage, before: Placed | None, done: int) -> ReferenceImage:
         """Average of the spread frames that are good, again and again.
 
         ``before`` is where they were in the round before, ``done`` how many rounds there were.
@@ -294,17 +251,17 @@ class ReferenceMaker:
         change = float("nan")
         for number in range(done, self.config.most_rounds):
             reference = self.prepared(made)
-            placed = _Placed(self.numbers, self._table(reference, self.numbers))
+            placed = Placed(self.numbers, self._table(reference, self.numbers))
             change = float("nan") if before is None else placed.change(before)
-            if by_itself and change < _SETTLED:
-                return made.noted(f"settled after {number} rounds: {_change_words(change)}")
+            if by_itself and change < SETTLED:
+                return made.noted(f"settled after {number} rounds: {change_words(change)}")
             if not bool(is_good(placed.table.status).any()):
                 return made.noted("no frame was good enough to refine with")
             made = self._aligned_mean(made, reference, placed.numbers, placed.table)
             made, before = self._restricted(made).refuse_blank(), placed
         if by_itself:
             made = made.noted(
-                f"not settled after {self.config.most_rounds} rounds: {_change_words(change)}"
+                f"not settled after {self.config.most_rounds} rounds: {change_words(change)}"
             )
         return made
 
@@ -341,11 +298,7 @@ class ReferenceMaker:
         """
         good = is_good(table.status.values)
         dy, dx = np.rint(-np.median(table["shift"].values[good], axis=0)).astype(int)
-        return replace(
-            made,
-            image=_displaced(made.image, dy, dx, np.float32(0)),
-            valid=_displaced(made.valid, dy, dx, np.False_),
-        )
+        return made.displaced((int(dy), int(dx)))
 
     def _table(self, reference: Reference, numbers: tuple[int, ...]) -> xr.Dataset:
         lazy = [graph.register(self._stack(group), reference) for group in _groups(numbers)]
@@ -397,33 +350,6 @@ class ReferenceMaker:
         return total, count
 
 
-@dataclass(frozen=True, eq=False)
-class _Placed:
-    """Frames, and the table of where they lie."""
-
-    numbers: tuple[int, ...]
-    table: xr.Dataset
-
-    def change(self, before: _Placed) -> float:
-        """Typical change of the frames' shifts in units of their errors, less what is common.
-
-        NaN where fewer than two frames are good in both.
-        """
-        _, here, there = np.intersect1d(self.numbers, before.numbers, return_indices=True)
-        now, then = self.table.isel(frame=here), before.table.isel(frame=there)
-        good = is_good(now.status.values) & is_good(then.status.values)
-        if np.count_nonzero(good) < 2:
-            return float("nan")
-        # One that jumps to another place is a matter of the frame, not of the reference.
-        moved = (now["shift"].values - then["shift"].values)[good]
-        moved = (moved - np.median(moved, axis=0)) / now["shift_std"].values[good]
-        return float(1.4826 * np.median(np.abs(moved)))
-
-
-def _change_words(change: float) -> str:
-    return f"the last one changed shifts by {change:.2g} of their errors"
-
-
 def _groups(numbers: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return frames in groups, so that a graph stays small whatever their number."""
     return [numbers[i : i + _GROUP] for i in range(0, len(numbers), _GROUP)]
@@ -437,13 +363,3 @@ def _average(total: NDArray[np.float64], count: NDArray[np.int64]) -> ReferenceI
     valid = count >= max(1.0, _MIN_COVERAGE * float(count.max(initial=0)))
     n_frames = int(np.median(count[valid])) if valid.any() else 1
     return ReferenceImage(_divided(total, count), valid, max(1, n_frames))
-
-
-def _displaced(image: NDArray[Any], dy: int, dx: int, fill: Any) -> NDArray[Any]:
-    """Return the image moved by (dy, dx) whole pixels; what comes from outside is ``fill``."""
-    moved = np.full_like(image, fill)
-    height, width = image.shape
-    to_y, to_x = (slice(max(d, 0), n + min(d, 0)) for d, n in ((dy, height), (dx, width)))
-    from_y, from_x = (slice(max(-d, 0), n + min(-d, 0)) for d, n in ((dy, height), (dx, width)))
-    moved[to_y, to_x] = image[from_y, from_x]
-    return moved

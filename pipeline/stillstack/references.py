@@ -22,7 +22,8 @@ from stillstack.kernels.registration import Reference
 from stillstack.model import AXIS, FRAME, GROUP, SUM
 from stillstack.network import Edge, Groups, groups_of, measure_edges, tie_groups
 from stillstack.plan import Plan
-from stillstack.reference import ReferenceImage, ReferenceMaker
+from stillstack.reference import ReferenceMaker
+from stillstack.reference_image import ReferenceImage
 from stillstack.sources import SummedSource, selected
 from stillstack.sums import made_of_sums, per_frame
 
@@ -129,9 +130,8 @@ def _grouped(
             f"None of the {len(groups)} groups by {groups.name} could be tied to another.",
             cure="Choose longer groups, or leave out the section groups of the config.",
         )
-    common = ReferenceImage(template.image, template.valid, template.n_frames)
     # frames of a group that has no image are registered to the template
-    images = [common, *(picture or common for picture in pictures)]
+    images = [template, *(picture or template for picture in pictures)]
     lost = np.array([picture is None for picture in pictures])
     offset = np.where(lost[:, None], 0.0, offsets.offset)
     std = np.where(lost[:, None], 0.0, offsets.std)
@@ -139,7 +139,7 @@ def _grouped(
         np.stack([image.image for image in images]),
         np.stack([image.valid for image in images]),
         [image.n_frames for image in images],
-        maker.prepared(common),
+        maker.prepared(template),
         (*notes, *offsets.notes),
         _variables(groups, offset, std, offsets.closure),
     )

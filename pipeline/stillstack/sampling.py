@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stillstack.errors import InputError, UnreadableFrameError
 from stillstack.exclusion import kept_numbers
+from stillstack.reference_image import frame_statistics
 from stillstack.sources import SelectedSource, Source
 
 SAMPLE_FRAMES: Final = 16
@@ -117,15 +118,6 @@ def ordinary_frames(frames: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[n
     """
     statistics = [frame_statistics(frame, valid) for frame in frames]
     return ordinary(statistics)
-
-
-def frame_statistics(frame: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return mean and standard deviation of a frame's valid, finite pixels; NaN without any."""
-    values = frame[valid].astype(np.float64)
-    values = values[np.isfinite(values)]
-    if values.size == 0:
-        return float("nan"), float("nan")
-    return float(values.mean()), float(values.std())
 
 
 def ordinary(statistics: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:

@@ -14,12 +14,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.blockwork import Rows
 from stillstack.config import ExcludeConfig, TrajectoryConfig
 from stillstack.drift import Trajectory, follow, interpolate_sums
 from stillstack.exclusion import excluded
 from stillstack.layout import APPLY, ESTIMATE, ONE_PASS, Stage
-from stillstack.model import LEFT_OUT, Status, empty_table
+from stillstack.model import LEFT_OUT, Rows, Status, empty_table
 from stillstack.storage import RunStore, open_run
 
 SUM_RANGE: Final = "sum_range"

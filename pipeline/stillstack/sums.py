@@ -12,14 +12,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.blockwork import settings_of_sums
 from stillstack.config import TrajectoryConfig
 from stillstack.drift import SumQuality, choose_sum, sum_ranges
 from stillstack.errors import InputError
+from stillstack.kept_references import settings_of_sums
 from stillstack.kernels.validity import ValueRules
 from stillstack.model import is_good
 from stillstack.plan import Plan
-from stillstack.reference import Compute, ReferenceImage, ReferenceMaker
+from stillstack.reference import Compute, ReferenceMaker
+from stillstack.reference_image import ReferenceImage
 from stillstack.sources import SummedSource
 
 # So many sums there have to be for drift to be told from noise.

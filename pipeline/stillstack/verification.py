@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stillstack.address import Location, located
-from stillstack.blockwork import stored_digest
+from stillstack.kept_references import stored_digest
 from stillstack.layout import ONE_PASS, TWO_PASSES
 from stillstack.model import Status
 from stillstack.settle import table_of

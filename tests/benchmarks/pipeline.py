@@ -267,8 +267,8 @@ def config_text(codec: Codec, dtype: str, *, durable: bool = True) -> str:
 
 def stages(folder: Path, *, short: bool) -> dict[str, float]:
     """CPU seconds per frame of each stage of a block, in one process, as a worker does them."""
-    from stillstack.blockwork import stored_reference
     from stillstack.frameblock import Resampling, align_block, register_block
+    from stillstack.kept_references import stored_reference
     from stillstack.sources import open_source
     from stillstack.storage import RunStore, lock_run
 

@@ -35,10 +35,10 @@ from stillstack.config.network import NetworkConfig
 from stillstack.kernels.registration import Reference, prepare_reference, register_frame
 from stillstack.network.edges import TEMPLATE, Edge, measure_edges, neighbour_pairs
 from stillstack.network.groups import Groups, groups_of
-from stillstack.network.images import GroupImage
 from stillstack.network.solve import solve_offsets
 from stillstack.network.tying import tie_groups
-from stillstack.reference import ReferenceImage, ReferenceMaker
+from stillstack.reference import ReferenceMaker
+from stillstack.reference_image import ReferenceImage
 from stillstack.sampling import SpreadSource
 from stillstack.simulation import LongRun, Motion, simulate_long_run
 
@@ -123,7 +123,7 @@ def all_pairs(held: Held, n: int) -> Floats:
     chosen = [i for i in spread if held.frames[i].any()]
     edges: list[Edge] = []
     pictures = [
-        (k, GroupImage(held.frames[i].astype(np.float32), held.valid, 1))
+        (k, ReferenceImage(held.frames[i].astype(np.float32), held.valid, 1))
         for k, i in enumerate(chosen)
     ]
     for k, picture in pictures:

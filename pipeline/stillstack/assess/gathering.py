@@ -18,7 +18,8 @@ from stillstack.errors import InputError
 from stillstack.exclusion import kept_numbers
 from stillstack.model import is_good, status_words
 from stillstack.plan import Plan
-from stillstack.reference import ReferenceImage, ReferenceMaker
+from stillstack.reference import ReferenceMaker
+from stillstack.reference_image import ReferenceImage
 from stillstack.sampling import spread_numbers
 
 _FRAMES: Final = 64

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from stillstack.assess.ladder import ENOUGH_LANDED
 from stillstack.assess.result import LANDED_PX, Assessment
-from stillstack.errors import InputError
 from stillstack.model import AXES
+from stillstack.picture_file import write_picture
 
 _COLOURS: Final = ("#1f6fb2", "#d1662b")
 
@@ -37,15 +37,7 @@ def draw_assessment(found: Assessment, path: Path) -> Path:
     _draw_errors(upper, found)
     _draw_landed(lower, found)
     upper.set_title(found.sentence, fontsize="medium", loc="left", wrap=True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="png", dpi=130)
-    except OSError as error:
-        raise InputError(
-            f"The picture {path} cannot be written: {error.strerror or error}.",
-            cure="Name another place with --picture.",
-        ) from error
-    return path
+    return write_picture(figure, path)
 
 
 def _draw_errors(axes: Axes, found: Assessment) -> None:

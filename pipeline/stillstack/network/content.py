@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, gaussian_filter
 
 from stillstack.network.edges import TEMPLATE, Edge
-from stillstack.network.images import GroupImage, ImageLike, MeanImage, moved, there
+from stillstack.network.images import MeanImage, moved, there
 from stillstack.network.solve import Offsets
+from stillstack.reference_image import ReferenceImage
 
 Floats = NDArray[np.float64]
 
@@ -63,7 +64,7 @@ class _Family:
     ``members`` are the groups of each, ``factor`` px are binned to one.
     """
 
-    pictures: tuple[GroupImage, ...]
+    pictures: tuple[ReferenceImage, ...]
     members: tuple[NDArray[np.int64], ...]
     factor: int
     prior: Floats
@@ -88,7 +89,7 @@ class _Settled:
 
 
 def settle_content(
-    pictures: Sequence[ImageLike | None],
+    pictures: Sequence[ReferenceImage | None],
     offsets: Offsets,
     edges: Sequence[Edge],
     patterns: int = 4,
@@ -127,7 +128,7 @@ def settle_content(
 
 
 def _family(
-    pictures: Sequence[ImageLike | None],
+    pictures: Sequence[ReferenceImage | None],
     offsets: Offsets,
     edges: Sequence[Edge],
     known: NDArray[np.int64],
@@ -152,7 +153,7 @@ def _family(
     return _Family(tuple(means), members, factor, prior)
 
 
-def _binned(picture: GroupImage, factor: int) -> GroupImage:
+def _binned(picture: ReferenceImage, factor: int) -> ReferenceImage:
     if factor == 1:
         return picture
     height, width = (side // factor for side in picture.image.shape)
@@ -160,7 +161,7 @@ def _binned(picture: GroupImage, factor: int) -> GroupImage:
     shape = (height, factor, width, factor)
     image = np.where(picture.valid, picture.image, np.float32(0))[bins].reshape(shape)
     valid = np.asarray(picture.valid[bins].reshape(shape).all(axis=(1, 3)))
-    return GroupImage(
+    return ReferenceImage(
         image.mean(axis=(1, 3)).astype(np.float32), valid, picture.n_frames * factor**2
     )
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stillstack.errors import InputError
 from stillstack.kernels.registration import Reference, prepare_reference, register_frame
 from stillstack.model import REJECTING, Status
-from stillstack.network.images import ImageLike, displaced
+from stillstack.reference_image import ReferenceImage
 
 TEMPLATE: Final = -1
 """Number that stands for the mean of all groups."""
@@ -87,8 +87,8 @@ def neighbour_pairs(n_groups: int, farthest: int | str = "all") -> dict[int, tup
 
 def measure_edges(
     reference: int,
-    picture: ImageLike | None,
-    others: Sequence[tuple[int, ImageLike | None]],
+    picture: ReferenceImage | None,
+    others: Sequence[tuple[int, ReferenceImage | None]],
     settings: Mapping[str, Any],
     near: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[Edge, ...]:
@@ -118,12 +118,12 @@ def measure_edges(
 
     Examples
     --------
-    >>> from stillstack.network.images import GroupImage
+    >>> from stillstack.reference_image import ReferenceImage
     >>> y, x = np.mgrid[:96, :96]
     >>> def group(at):
     ...     spot = 100 * np.exp(-((y - at) ** 2 + (x - 48) ** 2) / 200) + 5
     ...     image = np.random.default_rng(int(at)).poisson(spot * 50) / 50
-    ...     return GroupImage(image.astype("f4"), np.ones((96, 96), bool), 50)
+    ...     return ReferenceImage(image.astype("f4"), np.ones((96, 96), bool), 50)
     >>> (edge,) = measure_edges(0, group(48), [(1, group(45))], {"max_shift_px": 8})
     >>> edge.shift.round(1) + 0.0, edge.good
     (array([3., 0.]), True)
@@ -136,7 +136,7 @@ def measure_edges(
         if prepared is None or picture is None or other is None or not other.valid.any():
             edges.append(_nothing(reference, number, int(Status.BLANK)))
             continue
-        here = displaced(other, step) if any(step) else other
+        here = other.displaced(step) if any(step) else other
         found = register_frame(here.image, prepared, here.valid)
         if not found.good:
             edges.append(_nothing(reference, number, found.status))
@@ -158,7 +158,9 @@ def _typical(pictures: Any) -> float:
     return float(np.median(numbers)) if numbers else 1.0
 
 
-def _prepared(picture: ImageLike, n_other: float, settings: Mapping[str, Any]) -> Reference | None:
+def _prepared(
+    picture: ReferenceImage, n_other: float, settings: Mapping[str, Any]
+) -> Reference | None:
     """Reference for images that are themselves means: their noise is that much smaller."""
     chosen = {key: value for key, value in settings.items() if key not in _OF_FRAMES}
     gain, read_noise = chosen.pop("gain", 1.0), chosen.pop("read_noise", 0.0)

@@ -4,84 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.errors import InputError
 from stillstack.kernels.resampling import resample_frame
+from stillstack.reference_image import ReferenceImage
 
 # A pixel that fewer than half of the images saw is noisier than the one noise level says.
 _MIN_COVERAGE: Final = 0.5
 
 
-class ImageLike(Protocol):
-    """An image that frames are registered to, and how many frames its noise is worth."""
-
-    @property
-    def image(self) -> NDArray[np.float32]:
-        """(y, x) in counts."""
-        ...
-
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """(y, x), True where it may be used."""
-        ...
-
-    @property
-    def n_frames(self) -> int:
-        """How many frames its noise is worth."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class GroupImage:
-    """The image of a group, or the mean of those of many.
-
-    Parameters
-    ----------
-    image
-        (y, x) in counts.
-    valid
-        (y, x), True where it may be used.
-    n_frames
-        How many frames its noise is worth.
-    """
-
-    image: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    n_frames: int
-
-
-def displaced(picture: ImageLike, by: tuple[int, int]) -> GroupImage:
-    """Image moved by whole pixels: what comes in from outside is not valid.
-
-    Examples
-    --------
-    >>> picture = GroupImage(np.arange(4.0).reshape(2, 2), np.ones((2, 2), bool), 1)
-    >>> displaced(picture, (1, 0)).image
-    array([[0., 0.],
-           [0., 1.]])
-    """
-    moved = [_moved(array, by) for array in (picture.image, picture.valid)]
-    return GroupImage(moved[0], moved[1], picture.n_frames)
-
-
-def _moved(array: NDArray[Any], by: tuple[int, int]) -> NDArray[Any]:
-    result = np.zeros_like(array)
-    into, out_of = [], []
-    for length, step in zip(array.shape, by, strict=True):
-        into.append(slice(min(max(step, 0), length), max(length + min(step, 0), 0)))
-        out_of.append(slice(min(max(-step, 0), length), max(length - max(step, 0), 0)))
-    result[tuple(into)] = array[tuple(out_of)]
-    return result
-
-
-def moved(picture: ImageLike, shift: NDArray[np.float64]) -> GroupImage:
+def moved(picture: ReferenceImage, shift: NDArray[np.float64]) -> ReferenceImage:
     """Image moved by a shift (y, x) in px, interpolated once."""
     found = resample_frame(picture.image, shift, valid=picture.valid, fill=0.0)
-    return GroupImage(found.image, found.valid, picture.n_frames)
+    return ReferenceImage(found.image, found.valid, picture.n_frames)
 
 
 @dataclass
@@ -102,11 +41,11 @@ class MeanImage:
         self._seen = np.zeros(self.shape, np.int64)
         self._n_images = 0
 
-    def add(self, picture: ImageLike, shift: NDArray[np.float64]) -> None:
+    def add(self, picture: ReferenceImage, shift: NDArray[np.float64]) -> None:
         """Add an image, moved by its shift and weighted by its number of frames."""
         self._count(moved(picture, shift), 1)
 
-    def without(self, picture: ImageLike, shift: NDArray[np.float64]) -> GroupImage | None:
+    def without(self, picture: ReferenceImage, shift: NDArray[np.float64]) -> ReferenceImage | None:
         """Mean of all images but one that was added with this shift; None if there is no other."""
         if self._n_images < 2:
             return None
@@ -116,14 +55,14 @@ class MeanImage:
         rest._count(moved(picture, shift), -1)
         return rest.mean()
 
-    def mean(self) -> GroupImage:
+    def mean(self) -> ReferenceImage:
         """Mean of all images where half of them or more are valid."""
         valid = (self._seen >= max(1.0, _MIN_COVERAGE * self._n_images)) & (self._weight > 0)
         image = np.where(valid, self._total / np.where(valid, self._weight, 1.0), 0.0)
         n_frames = int(np.median(self._weight[valid])) if valid.any() else 1
-        return GroupImage(image.astype(np.float32), valid, max(1, n_frames))
+        return ReferenceImage(image.astype(np.float32), valid, max(1, n_frames))
 
-    def _count(self, picture: GroupImage, sign: int) -> None:
+    def _count(self, picture: ReferenceImage, sign: int) -> None:
         weight = sign * picture.n_frames * picture.valid
         self._total += np.where(picture.valid, picture.image, 0.0) * weight
         self._weight += weight
@@ -132,7 +71,7 @@ class MeanImage:
 
 
 def mean_of(
-    pictures: Sequence[ImageLike | None], shifts: NDArray[np.float64], shape: tuple[int, int]
+    pictures: Sequence[ReferenceImage | None], shifts: NDArray[np.float64], shape: tuple[int, int]
 ) -> MeanImage:
     """Sum of the images that have a shift, each moved by it; one is in memory at a time."""
     total = MeanImage(shape)
@@ -143,7 +82,7 @@ def mean_of(
     return total
 
 
-def there(pictures: Sequence[ImageLike | None], number: int) -> ImageLike:
+def there(pictures: Sequence[ReferenceImage | None], number: int) -> ReferenceImage:
     """Image of a group that has one."""
     picture = pictures[number]
     if picture is None:

@@ -13,10 +13,11 @@ from stillstack.config.network import NetworkConfig
 from stillstack.errors import InputError
 from stillstack.network.content import settle_content
 from stillstack.network.edges import TEMPLATE, Edge, measure_edges, neighbour_pairs
-from stillstack.network.images import GroupImage, ImageLike, MeanImage, mean_of, there
+from stillstack.network.images import MeanImage, mean_of, there
 from stillstack.network.solve import Offsets, solve_offsets
+from stillstack.reference_image import ReferenceImage
 
-Pictures = Sequence[ImageLike | None]
+Pictures = Sequence[ReferenceImage | None]
 Measure = Callable[[Sequence[tuple[Any, ...]]], Iterable[tuple[Edge, ...]]]
 """Calls :func:`~stillstack.network.edges.measure_edges` with each of the argument tuples."""
 
@@ -40,7 +41,7 @@ class Tied:
     """
 
     offsets: Offsets
-    template: GroupImage | None
+    template: ReferenceImage | None
     edges: tuple[Edge, ...]
 
 
@@ -114,7 +115,7 @@ def _alone(pictures: Pictures) -> Tied:
     only = there(pictures, number)
     notes = (f"{n - 1} of {n} groups have no reference",) if n > 1 else ()
     offsets = Offsets(offset, covariance, np.full(n, np.nan), (), notes)
-    return Tied(offsets, GroupImage(only.image, only.valid, only.n_frames), ())
+    return Tied(offsets, only, ())
 
 
 def _rounded(offsets: Offsets) -> Offsets:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.address import Address
-from stillstack.blockwork import KeptReference, reference_in
 from stillstack.errors import RunFaultError, StillstackError
 from stillstack.frameblock import Resampling, align_frame
+from stillstack.kept_references import KeptReference, reference_in
 from stillstack.kernels.statistics import shared_sums
 from stillstack.reduction.pieces import Piece, buffer_images
 from stillstack.reduction.shared_area import Drift, normalising_images

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from stillstack.blockwork import KeptReference
 from stillstack.config import RunConfig, make_config
 from stillstack.errors import InputError, StillstackError
 from stillstack.inspection import fingerprint_of
+from stillstack.kept_references import KeptReference
 from stillstack.sources import Source, corrected, open_source
 from stillstack.storage import RunStore
 from stillstack.storage.notes import INPUT_OPTIONS_NOTE

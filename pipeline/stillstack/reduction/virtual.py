@@ -12,9 +12,9 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from stillstack.address import Location, portable
-from stillstack.blockwork import reference_in
 from stillstack.errors import InputError
 from stillstack.graph import align
+from stillstack.kept_references import reference_in
 from stillstack.model import FRAME
 from stillstack.reduction.raw import check_fits, reference_named, source_of
 from stillstack.sources import Source, stack_of
