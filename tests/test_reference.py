@@ -314,7 +314,7 @@ def test_a_blurred_start_is_not_taken_for_settled(drifting: SimulatedStack) -> N
 def test_refinement_that_does_not_end_says_so(
     drifting: SimulatedStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stillstack.reference._SETTLED", 0.0)
+    monkeypatch.setattr("stillstack.reference.SETTLED", 0.0)
     monkeypatch.setattr("stillstack.config.registration.MOST_ROUNDS", 3)
     made = _maker(drifting, kind="first", frames=6, refine="auto").make()
     assert made.notes[-1].startswith("not settled after 3 rounds: the last one changed shifts by ")

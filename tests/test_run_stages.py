@@ -23,6 +23,7 @@ from stillstack.plan import plan
 from stillstack.run import open_run, run
 from stillstack.simulation import SimulatedStack, simulate_stack
 from stillstack.storage import RunStore
+from stillstack.storage.notes import SET_ASIDE_NOTE
 from stillstack.verification import verify_store
 from stores import stored
 
@@ -92,6 +93,29 @@ def test_bad_frames_are_bad_in_groups_too(
     bad = np.flatnonzero(~is_good(found["status"].values))
     assert bad.tolist() == list(small_stack.rejects)
     assert np.isnan(found["shift"].values[bad]).all()
+
+
+def test_a_frame_that_cannot_be_read_is_named_by_its_own_number(
+    config: dict[str, Any], small_stack: SimulatedStack, tmp_path: Path
+) -> None:
+    n_frames, path = len(small_stack), tmp_path / "torn.zarr"
+    frames = xr.DataArray(
+        small_stack.read(0, n_frames),
+        dims=("frame", "y", "x"),
+        coords={"delay": ("frame", np.arange(n_frames) % 3 * 0.5)},
+    )
+    frames.to_dataset(name="frames").to_zarr(
+        path, zarr_format=3, consolidated=False, encoding={"frames": {"chunks": (1, 128, 128)}}
+    )
+    chunk = path / "frames" / "c" / "31" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:50])
+    settings = {**config, "input": {"path": str(path), "variable": "frames"}}
+    # group by group, frame 31 is read as the eleventh of the second group
+    found = run({**settings, "groups": {"by": "delay"}})
+    assert found["status"].values[31] & Status.UNREADABLE
+    assert np.flatnonzero(found["status"].values & Status.UNREADABLE).tolist() == [31]
+    note = RunStore.view(settings["output"]["path"]).read_note(SET_ASIDE_NOTE)
+    assert list(note) == ["31"]
 
 
 def test_aligned_frames_of_groups_are_those_of_their_shifts(

@@ -62,7 +62,8 @@ def run_block(job_digest: str, stage: Stage, block: Block) -> BlockResult:
         worker=f"{socket.gethostname()}:{os.getpid()}",
         finished=time.time(),
     )
-    return BlockResult(record, reasons)
+    # by the run's frames, whatever the pass goes through
+    return BlockResult(record, {job.frame_number(place): why for place, why in reasons.items()})
 
 
 def probe_frame(job_digest: str, stage: Stage, block: Block) -> int:

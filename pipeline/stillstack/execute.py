@@ -22,6 +22,7 @@ from distributed import Client, Future, KilledWorker
 
 from stillstack.blockwork import probe_frame, run_block
 from stillstack.cluster import thread_count, workers_memory
+from stillstack.doubt import Doubt
 from stillstack.errors import RunFaultError, StillstackError
 from stillstack.flight import Flight, Limits
 from stillstack.interrupt import Interrupts
@@ -145,11 +146,10 @@ class _Execution:
         self.waiting: deque[Block] = deque()
         self.suspects: list[Block] = []
         self.attempts: dict[int, int] = {}
-        self.doubtful: list[BlockResult] = []
         names = f"{self.stage.name}-{self.job.digest}"
         self.flight = Flight(self.client, self.limits, names)
         self.n_done = 0
-        self.came_through = False  # of any frame that was looked at
+        self.doubt = Doubt(self.limits.doubtful_blocks)
         self.n_resumed = 0
         self.n_flagged = _n_flagged(self.table)
         self.room = 0
@@ -167,7 +167,7 @@ class _Execution:
             self._run_side_by_side()
             for block in self.suspects:
                 self._run_alone(block)
-            self._refuse_doubtful(1)
+            self.doubt.refuse()
         except BaseException as error:
             self.flight.drop_all()
             # the table follows from the ledger; a disk that is full must not hide why
@@ -204,7 +204,7 @@ class _Execution:
             if index in done:
                 self._enter(done[index].rows, start, stop)
                 self.n_resumed += stop - start
-                self.came_through |= _n_seen(self.table[start:stop]) > 0
+                self.doubt.came_through |= _n_seen(self.table[start:stop]) > 0
                 continue
             known = self.table[start:stop].copy()
             left_out = np.flatnonzero(known["status"] & int(Status.EXCLUDED)) + start
@@ -248,35 +248,10 @@ class _Execution:
             future.release()
 
     def _judge(self, result: BlockResult) -> None:
-        """Commit a block; but while not one frame has come through, only wait and see.
-
-        Frames that fail are set aside for good. If all of them fail, from the first on, it is more
-        likely the program or the source than the frames, and that can be mended.
-        """
+        """Commit a block, as soon as it is clear that it tells of the frames."""
         n_seen = _n_seen(self.table[result.record.start : result.record.stop])
-        if n_seen == 0:  # tells nothing of the frames
-            self._commit(result)
-            return
-        if len(result.reasons) == n_seen and not self.came_through:
-            self.doubtful.append(result)
-            self._refuse_doubtful(self.limits.doubtful_blocks)
-            return
-        for held in (*self.doubtful, result):
-            self._commit(held)
-        self.doubtful.clear()
-        self.came_through = True
-
-    def _refuse_doubtful(self, enough: int) -> None:
-        """Stop where so many blocks failed as a whole and not one frame has come through."""
-        if len(self.doubtful) < enough:
-            return
-        number, reason = next(iter(self.doubtful[0].reasons.items()))
-        raise RunFaultError(
-            f"Not one frame of {len(self.doubtful)} blocks can be processed. Frame {number}: "
-            f"{reason}",
-            consequence="The run stopped; nothing was set aside.",
-            cure="Mend that and run the same command again.",
-        )
+        for believed in self.doubt.believed(result, n_seen):
+            self._commit(believed)
 
     def _failed(self, block: Block, future: Future[Any], error: Exception) -> None:
         if self.client.status != "running":
@@ -411,10 +386,9 @@ class _Execution:
         record = result.record
         self.flight.note_time(record.seconds)
         if result.reasons:
-            found = {self.job.frame_number(place): why for place, why in result.reasons.items()}
-            self.reasons.update({str(number): why for number, why in found.items()})
+            self.reasons.update({str(number): why for number, why in result.reasons.items()})
             self.store.write_note(SET_ASIDE_NOTE, self.reasons)
-            for number, why in found.items():
+            for number, why in result.reasons.items():
                 _LOG.warning("frame %d is set aside: %s", number, why)
         self.ledger.append(record)
         self._enter(record.rows, record.start, record.stop)
