@@ -101,6 +101,7 @@ def run(
         on_link or (shown.dashboard if shown else None),
         None if performance is None else Path(performance),
     )
+    peak_before = peak_bytes()
     with Interrupts() as interrupts:
         plan = _plan_of(config).refuse()
         place, began = plan.config.output.place, time.time()
@@ -111,6 +112,9 @@ def run(
                 if not is_done(store, plan):
                     with attempt_noted(store, began) as attempt:
                         attempt.update(_execute(plan, store, interrupts, told))
+                        # what the process had before is nothing that the run took
+                        peak = peak_bytes()
+                        attempt["coordinator_peak_bytes"] = peak if peak > peak_before else 0
                         verify(store, plan)
                         finish(store)
                 _LOG.info("the run is complete")
@@ -179,7 +183,6 @@ def _execute(
     return {
         "workers": len(peaks),
         "worker_peak_bytes": max(peaks, default=0),
-        "coordinator_peak_bytes": peak_bytes(),
     }
 
 
