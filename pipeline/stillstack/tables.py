@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 Rows = list[tuple[str, str]]
 
 
-def run_rows(summary: Summary, output: str, page: Path | None, seconds: float | None) -> Rows:
+def run_rows(
+    summary: Summary,
+    output: str,
+    page: Path | None,
+    seconds: float | None,
+    checks: Mapping[str, Any] | None = None,
+) -> Rows:
     """Tell what a run came to; without `seconds`, that nothing was left to do."""
     rows = [("frames", _counts(summary.n_wanted, summary.n_good))]
     if summary.n_excluded:
@@ -44,6 +50,7 @@ def run_rows(summary: Summary, output: str, page: Path | None, seconds: float | 
         rows.append(("drift", f"{y:.3g} px in y, {x:.3g} px in x"))
         y, x = summary.median_std
         rows.append(("error", f"{y:.2g} px in y, {x:.2g} px in x (1 sigma, median)"))
+    rows += _check_rows(checks or {})
     took = "nothing was left to do"
     if seconds is not None:
         took = f"{duration(seconds)}, {summary.n_frames / max(seconds, 1e-9):.3g} frames/s"
@@ -52,6 +59,22 @@ def run_rows(summary: Summary, output: str, page: Path | None, seconds: float | 
     if page is not None:
         rows.append(("report", str(page)))
     return rows
+
+
+def _check_rows(checks: Mapping[str, Any]) -> Rows:
+    """Tell what independent checks found, from what `Checks.as_dict` gives, or its JSON."""
+    said = []
+    size = checks.get("resolution_half_bit_px")
+    if size is not None and np.isfinite(size):
+        said.append(f"odd and even frames agree down to {max(size, 2.0):.3g} px")
+    for name, who in (("residual", "stretches of the run"), ("held_out", "held-out parts")):
+        left, noise = checks.get(f"{name}_rms_px"), checks.get(f"{name}_noise_px")
+        if left is not None and noise is not None and np.isfinite(left):
+            said.append(f"{who} are left with {left:.2g} px rms (noise alone: {noise:.2g} px)")
+    gain, std = checks.get("sharpness_gain"), checks.get("sharpness_gain_std")
+    if gain is not None and std is not None and np.isfinite(gain):
+        said.append(f"the mean is {gain:.3g} ± {std:.2g} times as sharp as recorded")
+    return [("checks" if not i else "", words) for i, words in enumerate(said)]
 
 
 def verification_rows(found: Verification) -> Rows:
@@ -83,6 +106,7 @@ def status_rows(seen: RunState) -> Rows:
         numbers = tuple(sorted(seen.set_aside))
         rows.append(("set aside", f"{len(numbers):,}: {compact_ranges(numbers)}"))
         rows += [("", f"frame {n}: {seen.set_aside[n]}") for n in numbers[:_MOST_REASONS]]
+    rows += _check_rows(seen.checks)
     for attempt in seen.attempts[-3:]:
         rows.append(("attempt", _attempt(attempt)))
     return rows
@@ -166,12 +190,19 @@ def doctor_rows(found: Diagnosis) -> Rows:
     return rows
 
 
-def run_json(summary: Summary, output: str, page: Path | None, seconds: float) -> dict[str, Any]:
+def run_json(
+    summary: Summary,
+    output: str,
+    page: Path | None,
+    seconds: float,
+    checks: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Give what a run came to as plain values."""
     return {
         "output": output,
         "report": None if page is None else str(page),
         "seconds": round(seconds, 3),
+        "checks": checks,
         **summary.as_dict(),
     }
 

@@ -48,7 +48,7 @@ def run(
     from stillstack.config import load_config
     from stillstack.errors import StillstackError
     from stillstack.plan import plan as make_plan
-    from stillstack.report import write_report
+    from stillstack.report import read_checks, write_report
     from stillstack.run import run as run_config
     from stillstack.storage import file_beside
     from stillstack.summary import summarise
@@ -72,18 +72,19 @@ def run(
         say(_performance_words(performance, began=started))
     seconds = time.monotonic() - began
     summary = summarise(result)
-    page = None
+    page, checks = None, None
     if with_report:
         say("Writing the report.")
         try:
             page = write_report(loaded.output.place)
+            checks = read_checks(loaded.output.place)
         except StillstackError as error:  # the run itself is good
             show_error(error)
     if json:
-        show_text(as_json(run_json(summary, loaded.output.path, page, seconds)))
+        show_text(as_json(run_json(summary, loaded.output.path, page, seconds, checks)))
     else:
         took = seconds if display.started else None
-        show_rows(f"Run of {config}", run_rows(summary, loaded.output.path, page, took))
+        show_rows(f"Run of {config}", run_rows(summary, loaded.output.path, page, took, checks))
     if summary.n_unreadable:
         say(f"{summary.n_unreadable} frames could not be read and were set aside.")
         raise typer.Exit(SET_ASIDE)

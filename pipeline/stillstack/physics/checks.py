@@ -44,12 +44,15 @@ class Checks:
         Sharpness of the mean as recorded and aligned, over the same pixels.
     residual
         What shift each stretch of the run is left with.
+    held_out
+        The same where these pixels were not shown to the registration that moved them.
     """
 
     rings: RingCorrelation
     before: Sharpness | None
     after: Sharpness
     residual: ResidualShift | None = field(default=None)
+    held_out: ResidualShift | None = field(default=None)
 
     @property
     def sharpness_gain(self) -> float:
@@ -70,7 +73,7 @@ class Checks:
         """Plain numbers, for attributes and JSON; NaN where a check was not made."""
         nan = float("nan")
         before = self.before or Sharpness(nan, nan)
-        residual = self.residual
+        residual, held = self.residual, self.held_out
         return {
             "resolution_half_bit_px": self.rings.resolution_half_bit_px,
             "resolution_one_seventh_px": self.rings.resolution_one_seventh_px,
@@ -83,6 +86,9 @@ class Checks:
             "residual_rms_px": nan if residual is None else residual.rms_px,
             "residual_noise_px": nan if residual is None else residual.noise_px,
             "residual_excess_px": nan if residual is None else residual.excess_px,
+            "held_out_rms_px": nan if held is None else held.rms_px,
+            "held_out_noise_px": nan if held is None else held.noise_px,
+            "held_out_excess_px": nan if held is None else held.excess_px,
         }
 
 

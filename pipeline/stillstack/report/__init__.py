@@ -1,5 +1,5 @@
 """One self-contained HTML page for a run."""
 
-from stillstack.report.page import report_path, write_report
+from stillstack.report.page import read_checks, report_path, write_report
 
-__all__ = ["report_path", "write_report"]
+__all__ = ["read_checks", "report_path", "write_report"]

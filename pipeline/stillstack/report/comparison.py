@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from stillstack.errors import InputError, StillstackError
 from stillstack.model import FRAME, X, Y, is_good
 from stillstack.physics.checks import Checks, Halves, Stretches, check_alignment
+from stillstack.report.held_out import HeldOut
 from stillstack.sources import CorrectedSource, Source, stretches
+from stillstack.storage import RunStore
 
 # Each is decoded twice. More would show the eye nothing new, and at 2048x2048 they cost more than
 # all else that a short run does.
@@ -62,7 +64,13 @@ class Comparison:
     checks: Checks | None = None
 
 
-def compare(run: xr.Dataset, raw: Source | None, limit: int = MOST_FRAMES) -> Comparison:
+def compare(
+    run: xr.Dataset,
+    raw: Source | None,
+    limit: int = MOST_FRAMES,
+    *,
+    store: RunStore | None = None,
+) -> Comparison:
     """Compare good frames of a run before and after alignment.
 
     Parameters
@@ -73,6 +81,9 @@ def compare(run: xr.Dataset, raw: Source | None, limit: int = MOST_FRAMES) -> Co
         The frames as recorded; None where they are no longer there.
     limit
         Number of frames in the means at most.
+    store
+        Where the run's reference is, to register these frames again without a part of the image;
+        without it that check is made on what the run itself aligned.
     """
     good = np.flatnonzero(np.asarray(is_good(run["status"].values), bool))
     if not good.size:
@@ -86,7 +97,8 @@ def compare(run: xr.Dataset, raw: Source | None, limit: int = MOST_FRAMES) -> Co
         after = np.subtract(*(_aligned_frame(run, n) for n in (last, first)), dtype=np.float64)
     common = np.isfinite(before if before is not None else np.nan)
     common = common & np.isfinite(after if after is not None else np.nan)
-    recorded = None if raw is None else _raw_means(run, raw, numbers)
+    held = None if store is None or raw is None else _held_out(store, run, len(numbers))
+    recorded = None if raw is None else _raw_means(run, raw, numbers, held)
     aligned = _aligned_means(run, numbers) if "aligned" in run else None
     return Comparison(
         n_frames=len(numbers),
@@ -99,7 +111,7 @@ def compare(run: xr.Dataset, raw: Source | None, limit: int = MOST_FRAMES) -> Co
         rms_before=_rms(before, common),
         rms_after=_rms(after, common),
         before="corrected" if isinstance(raw, CorrectedSource) else "as recorded",
-        checks=None if aligned is None else _checks(run, recorded, aligned),
+        checks=None if aligned is None else _checks(run, recorded, aligned, held),
     )
 
 
@@ -189,11 +201,27 @@ def _divided(total: Image, count: NDArray[np.integer[Any]]) -> Image:
     return mean
 
 
-def _checks(run: xr.Dataset, recorded: _Means | None, aligned: _Means) -> Checks | None:
+def _held_out(store: RunStore, run: xr.Dataset, n_frames: int) -> HeldOut | None:
+    places = []
+    for part, length in zip(_window(run), run["valid"].shape[-2:], strict=True):
+        first, last, _ = part.indices(length)
+        middle = _middle(last - first)
+        places += [first + middle.start, first + middle.stop]
+    y0, y1, x0, x1 = places
+    return HeldOut.of(store, run, (y0, y1, x0, x1), n_frames, _n_stretches(n_frames))
+
+
+def _n_stretches(n_frames: int) -> int:
+    return _STRETCHES if n_frames >= 4 * _STRETCHES else 1
+
+
+def _checks(
+    run: xr.Dataset, recorded: _Means | None, aligned: _Means, held: HeldOut | None
+) -> Checks | None:
     """Independent checks; None where the frames show too little for them."""
     valid = run["valid"].isel(dict.fromkeys(run["valid"].dims[:-2], 0)).values[_window(run)]
     try:
-        return check_alignment(
+        checks = check_alignment(
             aligned.halves(),
             recorded=None if recorded is None else recorded.halves(),
             stretches=aligned.stretches(),
@@ -201,23 +229,28 @@ def _checks(run: xr.Dataset, recorded: _Means | None, aligned: _Means) -> Checks
         )
     except InputError:
         return None
+    return checks if held is None else replace(checks, held_out=held.residual())
 
 
-def _raw_means(run: xr.Dataset, raw: Source, numbers: list[int]) -> _Means | None:
-    window = _window(run)
+def _raw_means(
+    run: xr.Dataset, raw: Source, numbers: list[int], held: HeldOut | None
+) -> _Means | None:
+    window, shifts = _window(run), np.asarray(run["shift"].values, np.float64)
     means = _Means(np.empty(raw.shape[1:], np.bool_)[window].shape, len(numbers))
     place = 0
     for start, stop in stretches(numbers, _MOST_AT_ONCE):
-        for frame in _readable(raw, start, stop):
+        for number, frame in _readable(raw, start, stop):
             means.add(place, frame[window])
+            if held is not None:
+                held.add(place, frame, shifts[number])
             place += 1
     return means if means.count.any() else None
 
 
-def _readable(raw: Source, start: int, stop: int) -> Iterator[NDArray[Any]]:
-    """Frames of a range, without those that cannot be read any more."""
+def _readable(raw: Source, start: int, stop: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Frames of a range with their numbers, without those that cannot be read any more."""
     try:
-        yield from raw.read(start, stop)
+        yield from enumerate(raw.read(start, stop), start)
     except StillstackError:
         if stop - start > 1:
             for number in range(start, stop):
@@ -240,8 +273,7 @@ def _aligned_frame(run: xr.Dataset, number: int) -> NDArray[np.floating[Any]]:
 
 
 def _aligned_means(run: xr.Dataset, numbers: list[int]) -> _Means:
-    n_stretches = _STRETCHES if len(numbers) >= 4 * _STRETCHES else 1
-    means = _Means(run["aligned"].shape[1:], len(numbers), n_stretches)
+    means = _Means(run["aligned"].shape[1:], len(numbers), _n_stretches(len(numbers)))
     for place, number in enumerate(numbers):
         means.add(place, _aligned_frame(run, number))
     return means

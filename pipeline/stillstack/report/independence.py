@@ -36,7 +36,7 @@ def independent_section(checks: Checks) -> Section:
     axes = figure.subplots(1, 2 if residual else 1, squeeze=False)[0]
     _draw_rings(axes[0], checks.rings)
     if residual is not None:
-        _draw_residual(axes[1], residual)
+        _draw_residual(axes[1], residual, checks.held_out)
     return Section(_TITLE, figure, _sentence(checks))
 
 
@@ -54,19 +54,24 @@ def _draw_rings(axes: Axes, rings: RingCorrelation) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_residual(axes: Axes, residual: ResidualShift) -> None:
+def _draw_residual(axes: Axes, residual: ResidualShift, held_out: ResidualShift | None) -> None:
     part = np.arange(1, len(residual.shift) + 1)
-    for k, axis in enumerate(AXES):
-        axes.errorbar(
-            part + 0.16 * (k - 0.5),
-            residual.shift[:, k],
-            residual.shift_std[:, k],
-            fmt="o",
-            markersize=3.5,
-            elinewidth=0.9,
-            color=COLOURS[axis],
-            label=axis,
-        )
+    kinds = [(residual, "o", "full", ""), (held_out, "s", "none", ", held out")]
+    for j, (found, marker, filled, words) in enumerate(kinds):
+        if found is None:
+            continue
+        for k, axis in enumerate(AXES):
+            axes.errorbar(
+                part + 0.14 * (2 * j + k - 1.5),
+                found.shift[:, k],
+                found.shift_std[:, k],
+                fmt=marker,
+                fillstyle=filled,
+                markersize=3.5,
+                elinewidth=0.9,
+                color=COLOURS[axis],
+                label=axis + words,
+            )
     axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
     axes.set(xlabel="stretch of the run", ylabel="shift that is left (px)")
     axes.legend(frameon=False, fontsize="small")
@@ -91,6 +96,13 @@ def _sentence(checks: Checks) -> str:
         )
     elif residual is not None:
         said.append("What shift the stretches of the run are left with cannot be told.")
+    held = checks.held_out
+    if held is not None and np.isfinite(held.rms_px):
+        said.append(
+            "The same frames were also registered without four of nine parts of the image: there "
+            f"the stretches are then left with {held.rms_px:.2g} px rms, where noise alone gives "
+            f"{held.noise_px:.2g} px. Such parts share no pixel with what moved them."
+        )
     return " ".join(said)
 
 

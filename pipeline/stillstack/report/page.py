@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import io
+import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ from stillstack.report.motion import motion_sentences
 from stillstack.report.provenance import Provenance, read_provenance
 from stillstack.report.verdict import answers, cautions
 from stillstack.sources import Source
-from stillstack.storage import file_beside, open_run
+from stillstack.storage import RunStore, file_beside, open_run
+from stillstack.storage.notes import CHECKS_NOTE
 from stillstack.summary import (
     MEANINGS,
     Summary,
@@ -47,6 +49,7 @@ from stillstack.summary import (
     worst_frames,
 )
 
+_LOG: Final = logging.getLogger(__name__)
 GENERATOR: Final = '<meta name="generator" content="stillstack">'
 _TEMPLATE: Final = "page.html.j2"
 _SCREEN_DPI: Final = 150
@@ -108,7 +111,9 @@ def write_report(run_path: str | Location, out: str | Path | None = None) -> Pat
     target = Path(out) if out is not None else report_path(run_path)
     _refuse_foreign(target)
     provenance = read_provenance(run_path)
-    page = render_report(run, provenance, provenance.raw)
+    store = RunStore.view(located(run_path).absolute())
+    comparison = compare(run, provenance.raw, store=store)
+    page = render_report(run, provenance, provenance.raw, comparison)
     beside = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -121,10 +126,32 @@ def write_report(run_path: str | Location, out: str | Path | None = None) -> Pat
             consequence="The run itself is not touched by this.",
             cure=f"Write it elsewhere: stillstack report {run_path} --out FILE.",
         ) from error
+    _note_checks(store, comparison)
     return target
 
 
-def render_report(run: xr.Dataset, provenance: Provenance, raw: Source | None) -> str:
+def read_checks(run_path: str | Location) -> dict[str, Any] | None:
+    """What independent checks found when the report of a run was last written; None: no report."""
+    found: dict[str, Any] | None = RunStore.view(located(run_path)).read_note(CHECKS_NOTE)
+    return found
+
+
+def _note_checks(store: RunStore, comparison: Comparison) -> None:
+    """Keep with a finished run what was found, where whoever writes the report may write to it."""
+    if comparison.checks is None or not store.complete:
+        return
+    try:
+        store.write_note(CHECKS_NOTE, comparison.checks.as_dict())
+    except (OSError, StillstackError) as error:
+        _LOG.info("the checks are not kept with the run: %s", error)
+
+
+def render_report(
+    run: xr.Dataset,
+    provenance: Provenance,
+    raw: Source | None,
+    comparison: Comparison | None = None,
+) -> str:
     """Make the HTML of a run's page.
 
     Parameters
@@ -135,9 +162,11 @@ def render_report(run: xr.Dataset, provenance: Provenance, raw: Source | None) -
         Where it came from and what it took.
     raw
         The frames as recorded; None where they are no longer there.
+    comparison
+        What frames before and after have shown, if it is known already.
     """
     summary = summarise(run)
-    comparison = compare(run, raw)
+    comparison = comparison or compare(run, raw)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

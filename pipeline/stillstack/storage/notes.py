@@ -7,6 +7,9 @@ from typing import Final
 ATTEMPTS_NOTE: Final = "attempts"
 """When and where the run was worked on, and how that ended."""
 
+CHECKS_NOTE: Final = "checks"
+"""What independent checks found when the report was last written."""
+
 INPUT_OPTIONS_NOTE: Final = "input_options"
 """How the address of the input is reached."""
 

@@ -30,7 +30,7 @@ from stillstack.storage import (
     read_attributes,
     refuse_foreign,
 )
-from stillstack.storage.notes import ATTEMPTS_NOTE, SET_ASIDE_NOTE
+from stillstack.storage.notes import ATTEMPTS_NOTE, CHECKS_NOTE, SET_ASIDE_NOTE
 
 State = Literal["new", "unfinished", "complete"]
 # A rate is one of the last minutes, not of days: what the disk did on Monday says nothing of today.
@@ -95,6 +95,8 @@ class RunState:
         Frames that could not be read or processed, and why.
     attempts
         When and where it was worked on, and how that ended.
+    checks
+        What independent checks found when the report was last written; empty before.
     """
 
     path: str
@@ -107,6 +109,7 @@ class RunState:
     flags: Mapping[str, int] = field(default_factory=dict)
     set_aside: Mapping[int, str] = field(default_factory=dict)
     attempts: tuple[Mapping[str, Any], ...] = ()
+    checks: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_written(self) -> bool | None:
@@ -135,6 +138,7 @@ class RunState:
             "current": None if current is None else current.name,
             "set_aside": {str(number): why for number, why in self.set_aside.items()},
             "attempts": [dict(attempt) for attempt in self.attempts],
+            "checks": dict(self.checks),
         }
 
 
@@ -179,6 +183,7 @@ def look_at(path: str | Location, *, now: float | None = None) -> RunState:
         store.n_frames,
         set_aside={int(k): str(v) for k, v in (store.read_note(SET_ASIDE_NOTE) or {}).items()},
         attempts=attempts,
+        checks=store.read_note(CHECKS_NOTE) or {},
     )
     return _with_flags(seen, store) if isinstance(store, RunStore) else seen
 
