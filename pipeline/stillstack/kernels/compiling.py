@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
@@ -40,6 +41,11 @@ def compiled_inner(function: Callable[..., Any]) -> Any:
     return _compiled(function, {"contract"}, _nrt=False)
 
 
+def compiled_in_place(function: Callable[..., Any]) -> Any:
+    """As `compiled_inner`, put into its callers instead of called."""
+    return _compiled(function, {"contract"}, _nrt=False, forceinline=True)
+
+
 def wide_vectors() -> None:
     """Have the compiler use the widest vectors there are in the compiled function that calls this.
 
@@ -68,6 +74,40 @@ def _prefer_wide_vectors(typing_context: Any) -> Any:
 def _wide_vectors() -> Any:
     def ask() -> None:
         _prefer_wide_vectors()  # type: ignore[call-arg]  # numba gives the context
+
+    return ask
+
+
+def fetch(array: Any, index: Any) -> None:
+    """Have the processor bring the line of its cache with ``array[index]``, which is read soon.
+
+    Nothing waits for it, and no place is wrong. In Python it does nothing.
+    """
+
+
+@intrinsic
+def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    del typing_context
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        there = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.bitcast(builder.gep(there.data, [arguments[1]]), cgutils.voidptr_t)
+        ir, word = cgutils.ir, cgutils.int32_t  # type: ignore[attr-defined]  # numba's llvmlite
+        kind = ir.FunctionType(ir.VoidType(), [place.type, word, word, word])
+        named = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        # to read, into the nearest cache, data
+        builder.call(named, [place, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+@overload(fetch, inline="always")
+def _fetch(array: Any, index: Any) -> Any:
+    del array, index
+
+    def ask(array: Any, index: Any) -> None:
+        _prefetch(array, index)  # type: ignore[call-arg]  # numba gives the context
 
     return ask
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from stillstack.kernels.compiling import compiled, compiled_inner
+from stillstack.kernels.compiling import compiled, compiled_in_place, compiled_inner, fetch
 from stillstack.kernels.footprints import PARTIAL, SHORT, WHOLE
 from stillstack.kernels.tiles import (
     GROUP,
@@ -27,6 +27,10 @@ from stillstack.kernels.tiles import (
     weigh_one,
 )
 
+# Bytes of the next row that the processor is told to bring. What it brings ahead by itself ends
+# where a page of memory ends, and a row of 2048 pixels of two bytes is a page.
+_AHEAD_BYTES: Final = 1024
+_LINE_BYTES: Final = 64
 ENOUGH: Final = 0.5 - 1e-9
 """Share of valid pixels that makes an output valid.
 
@@ -97,12 +101,18 @@ def _load_strip(pixels, shape, top, left, width, kept, n_rows, source):
         tail = np.uint64(to + (n_rows - kept) * TILE_ROW)
         for i in range(kept * TILE_ROW):
             source[np.uint64(to) + np.uint64(i)] = source[tail + np.uint64(i)]
-        first, n = left + tile * TILE, min(TILE, width - tile * TILE)
-        for r in range(kept, n_rows):
-            y = top + r - kept
-            # Of a row beyond the frame nothing is inside.
-            there = shape[1] if 0 <= y < shape[0] else 0
-            load_row(pixels, y * shape[1], there, first, n, source, to + r * TILE_ROW)
+    for r in range(kept, n_rows):
+        y = top + r - kept
+        # Of a row beyond the frame nothing is inside.
+        there = shape[1] if 0 <= y < shape[0] else 0
+        if 0 <= y + 1 < shape[0]:
+            ahead = min(_AHEAD_BYTES // pixels.itemsize, shape[1])
+            for x in range(0, ahead, _LINE_BYTES // pixels.itemsize):
+                fetch(pixels, (y + 1) * shape[1] + x)
+        for tile in range((width + TILE - 1) // TILE):
+            first, n = left + tile * TILE, min(TILE, width - tile * TILE)
+            to = (tile * n_rows + r) * TILE_ROW
+            load_row(pixels, y * shape[1], there, first, n, source, to)
 
 
 @compiled_inner
@@ -237,7 +247,7 @@ def _make_strip(
     return n_clipped
 
 
-@compiled_inner
+@compiled_in_place
 def fill_run(array, begin, end, value):
     """Set the elements from ``begin`` to ``end``."""
     for i in range(end - begin):
@@ -258,7 +268,7 @@ def _lose(down, row, taps, limits, begin, end, image, at, dead, near, fill):
     return n_clipped
 
 
-@compiled_inner
+@compiled_in_place
 def _is_lost(dead, near, x):
     for i in range(near[0], near[1]):  # noqa: SIM110  # compiled: no generators
         if dead[i] - near[2] == x:
@@ -266,7 +276,7 @@ def _is_lost(dead, near, x):
     return False
 
 
-@compiled_inner
+@compiled_in_place
 def _mend_short(source, row, along_y, along_x, limits, begin, end, image, at, dead, near, fill):
     """Weigh over the shorter kernel's footprint, from column ``begin`` to ``end``."""
     shorter_y, shorter_x = along_y[2], along_x[2]
@@ -291,7 +301,7 @@ def _mend_short(source, row, along_y, along_x, limits, begin, end, image, at, de
     return n_clipped
 
 
-@compiled_inner
+@compiled_in_place
 def _mend_partial(
     source, row, along_y, along_x, limits, begin, end, image, at, dead, near, fill,
     shares, corners, corner,

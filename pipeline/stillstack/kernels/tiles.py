@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from stillstack.kernels.compiling import compiled_inner, wide_vectors
+from stillstack.kernels.compiling import compiled_in_place, compiled_inner, wide_vectors
 
 TILE: Final = 1024
 """Output columns of a tile."""
@@ -57,17 +57,27 @@ def load_row(pixels, row, width, first, n, source, at):
         source[even + _U(x)] = zero
         source[odd + _U(x)] = zero
     if begin < end:
-        # Vectors that are stored across the lines of the cache take twice as long.
-        line = min((low + _VECTOR - 1) // _VECTOR * _VECTOR, high)
-        _load_pairs(pixels, row + first + 2 * low, line - low, source, at + low)
-        _load_pairs(pixels, row + first + 2 * line, high - line, source, at + line)
+        # Vectors that are stored across the lines of the cache take twice as long. What is left
+        # over at either end is loaded as a vector that overlaps, not one by one.
+        line = (low + _VECTOR - 1) // _VECTOR * _VECTOR
+        whole = max((high - line) // _VECTOR, 0) * _VECTOR
+        start = row + first
+        if whole:
+            if low < line:
+                _load_pairs(pixels, start + 2 * low, _VECTOR, source, at + low)
+            _load_pairs(pixels, start + 2 * line, whole, source, at + line)
+            if line + whole < high:
+                last = high - _VECTOR
+                _load_pairs(pixels, start + 2 * last, _VECTOR, source, at + last)
+        else:
+            _load_pairs(pixels, start + 2 * low, high - low, source, at + low)
         if begin & 1:
             source[odd + _U(begin // 2)] = pixels[row + first + begin]
         if end & 1:
             source[even + _U(end // 2)] = pixels[row + first + end - 1]
 
 
-@compiled_inner
+@compiled_in_place
 def _load_pairs(pixels, start, n, source, at):
     wide_vectors()
     pair, even, odd = _U(start), _U(at), _U(at + HALF)
@@ -129,53 +139,58 @@ def weigh_across(down, row, taps, limits, begin, end, image, at):
     counted: returns how many were clipped. For limits see `put`.
     """
     wide_vectors()
-    p, q, r, s = taps[0], taps[1], taps[2], taps[3]
     # Ones are the outputs at begin, begin + 2, ..., others those between.
-    ones = _U(row * TILE_ROW + (begin & 1) * HALF + begin // 2)
-    others = _U(row * TILE_ROW + (1 - (begin & 1)) * HALF + (begin + 1) // 2)
-    into = _U(at + begin)
-    # Kept to 32 bits: a counter of 64 would halve the width of all vectors.
-    clipped = np.int32(0)
-    if taps.size == 4:
-        for i in range((end - begin) // 2):
-            x, y, to = ones + _U(i), others + _U(i), into + _2 * _U(i)
-            a, c, e = down[x], down[x + _1], down[x + _2]
-            b, d = down[y], down[y + _1]
-            one = p * a + q * b + r * c + s * d
-            other = p * b + q * c + r * d + s * e
-            if limits is None:
-                image[to] = one
-                image[to + _1] = other
-            else:
-                # Written so that each is one instruction, and that a NaN, which only overflow can
-                # make, is clipped too.
-                low, high, whole = limits
-                first, second = one if one > low else low, other if other > low else low
-                first, second = first if first < high else high, second if second < high else high
-                clipped = np.int32(clipped + np.int32(first != one) + np.int32(second != other))
-                image[to] = type(whole)(np.rint(first))
-                image[to + _1] = type(whole)(np.rint(second))
-    else:
-        t, u, v, w = taps[4], taps[5], taps[6], taps[7]
-        for i in range((end - begin) // 2):
-            x, y, to = ones + _U(i), others + _U(i), into + _2 * _U(i)
-            a, c, e, g, j = down[x], down[x + _1], down[x + _2], down[x + _3], down[x + _4]
-            b, d, f, h = down[y], down[y + _1], down[y + _2], down[y + _3]
-            one = p * a + q * b + r * c + s * d + t * e + u * f + v * g + w * h
-            other = p * b + q * c + r * d + s * e + t * f + u * g + v * h + w * j
-            if limits is None:
-                image[to] = one
-                image[to + _1] = other
-            else:
-                low, high, whole = limits
-                first, second = one if one > low else low, other if other > low else low
-                first, second = first if first < high else high, second if second < high else high
-                clipped = np.int32(clipped + np.int32(first != one) + np.int32(second != other))
-                image[to] = type(whole)(np.rint(first))
-                image[to + _1] = type(whole)(np.rint(second))
+    ones = row * TILE_ROW + (begin & 1) * HALF + begin // 2
+    others = row * TILE_ROW + (1 - (begin & 1)) * HALF + (begin + 1) // 2
+    n, into = (end - begin) // 2, at + begin
+    left = n & (_VECTOR - 1) if n >= _VECTOR else 0
+    clipped = _weigh_pairs(down, ones, others, taps, limits, image, into, n - left, None)
+    if left:
+        # The last vector is moved back to end with the last output: one by one, what is left over
+        # of each row would take a tenth of the time. What is made twice is counted once.
+        i = n - _VECTOR
+        clipped += _weigh_pairs(
+            down, ones + i, others + i, taps, limits, image, into + 2 * i, _VECTOR, _VECTOR - left
+        )
     if end - begin & 1:
         last = weigh_one(down, row, taps, end - 1)
         clipped += put(last, limits, image, at + end - 1)
+    return clipped
+
+
+@compiled_in_place
+def _weigh_pairs(down, ones, others, taps, limits, image, at, n, counted):
+    """Weigh ``n`` pairs of neighbours; return how many were clipped from pair ``counted`` on."""
+    p, q, r, s = taps[0], taps[1], taps[2], taps[3]
+    most = taps.size - 1
+    t, u, v, w = taps[min(4, most)], taps[min(5, most)], taps[min(6, most)], taps[most]
+    # Kept to 32 bits: a counter of 64 would halve the width of all vectors.
+    clipped = np.int32(0)
+    for i in range(n):
+        x, y, to = _U(ones) + _U(i), _U(others) + _U(i), _U(at) + _2 * _U(i)
+        a, c, e = down[x], down[x + _1], down[x + _2]
+        b, d = down[y], down[y + _1]
+        if taps.size == 4:
+            one = p * a + q * b + r * c + s * d
+            other = p * b + q * c + r * d + s * e
+        else:
+            g, j = down[x + _3], down[x + _4]
+            f, h = down[y + _2], down[y + _3]
+            one = p * a + q * b + r * c + s * d + t * e + u * f + v * g + w * h
+            other = p * b + q * c + r * d + s * e + t * f + u * g + v * h + w * j
+        if limits is None:
+            image[to] = one
+            image[to + _1] = other
+        else:
+            # Written so that each is one instruction, and that a NaN, which only overflow can make,
+            # is clipped too.
+            low, high, whole = limits
+            first, second = one if one > low else low, other if other > low else low
+            first, second = first if first < high else high, second if second < high else high
+            if counted is None or np.int32(i) >= np.int32(counted):
+                clipped = np.int32(clipped + np.int32(first != one) + np.int32(second != other))
+            image[to] = type(whole)(np.rint(first))
+            image[to + _1] = type(whole)(np.rint(second))
     return clipped
 
 
