@@ -29,7 +29,7 @@ from stillstack.kernels.registration import Reference
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
 from stillstack.layout import ONE_PASS, SHIFTS_ONLY
 from stillstack.sources import read_piece
-from stillstack.storage import RunStore, RunTemplate, lock_run
+from stillstack.storage import Axes, RunStore, RunTemplate, lock_run
 
 _MOST_REPEATS: Final = 3
 # Repeats end here: a plan is for waiting.
@@ -85,6 +85,7 @@ def _template(trial: Trial) -> RunTemplate:
         block_frames=layout.block_frames,
         sharded=layout.sharded,
         codec=trial.codec,
+        axes=Axes() if layout.levels else None,
         attrs={"registration": dict(trial.settings)},
     )
 

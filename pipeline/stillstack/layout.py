@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from stillstack.config import RunConfig
+from stillstack.kernels.downsampling import level_shapes
 
 _BLOCK_BYTES: Final = 64 * 2**20
 _MOST_BLOCK_FRAMES: Final = 64
@@ -92,6 +93,8 @@ class Layout:
         Name of the dtype of frames before they are corrected, where they are; else empty.
     kept_images
         Images of four bytes a pixel that each process keeps to correct frames.
+    levels
+        Shapes of the smaller images that are written of each aligned frame.
     """
 
     n_frames: int
@@ -104,6 +107,7 @@ class Layout:
     sharded: bool = False
     recorded_dtype: str = ""
     kept_images: int = 0
+    levels: tuple[tuple[int, int], ...] = ()
 
     @property
     def n_blocks(self) -> int:
@@ -112,10 +116,11 @@ class Layout:
 
     @property
     def n_objects(self) -> int:
-        """Objects that hold the aligned frames."""
+        """Objects that hold the aligned frames, smaller levels included."""
         if self.aligned_dtype is None:
             return 0
-        return -(-self.n_frames // (self.block_frames if self.sharded else self.chunk_frames))
+        together = self.block_frames if self.sharded else self.chunk_frames
+        return -(-self.n_frames // together) * (1 + len(self.levels))
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -141,6 +146,17 @@ class Layout:
     def aligned_bytes(self) -> int:
         """Bytes of one aligned frame; 0 where none is written."""
         return self.pixels * np.dtype(self.aligned_dtype).itemsize if self.aligned_dtype else 0
+
+    @property
+    def level_bytes(self) -> int:
+        """Bytes of the smaller images of one aligned frame."""
+        pixels = sum(height * width for height, width in self.levels)
+        return pixels * np.dtype(self.aligned_dtype).itemsize if self.aligned_dtype else 0
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes of one aligned frame with its smaller images."""
+        return self.aligned_bytes + self.level_bytes
 
 
 class Sized(Protocol):
@@ -193,10 +209,12 @@ def lay_out(
     fewest = 1
     sharded = output.aligned and output.shards is not False
     most = MOST_OBJECTS - _OBJECTS_BESIDE
+    levels = level_shapes((height, width)) if output.aligned and output.ome_zarr else ()
+    together = n_frames * (1 + len(levels))
     if output.shards == "auto":
-        sharded = sharded and -(-n_frames // chunk_frames) > most
+        sharded = sharded and -(-together // chunk_frames) > most
     if sharded:
-        fewest = -(-n_frames // most)
+        fewest = -(-together // most)
     if isinstance(output.block_frames, int):
         block_frames = max(chunk_frames, output.block_frames)
     else:
@@ -219,6 +237,7 @@ def lay_out(
         sharded=sharded,
         recorded_dtype="" if recorded is source else np.dtype(recorded.dtype).name,
         kept_images=0 if recorded is source else _KEPT_IMAGES,
+        levels=levels,
     )
 
 

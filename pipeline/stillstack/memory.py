@@ -32,6 +32,8 @@ PREPARING_IMAGES: Final = 30
 REFERENCE_IMAGES: Final = 10
 # Work on one frame that has pixels of its own to leave out.
 _FRAME_IMAGES: Final = 4
+# Sums and counts of bins, while the smaller levels of a frame are made.
+_LEVEL_IMAGES: Final = 1
 # Sums and counts of aligned frames, 64 bits each, that wait to be added; and of each thread that
 # aligns one, the frame and what becomes of it.
 _AVERAGING_IMAGES: Final = 24
@@ -79,7 +81,7 @@ def task_bytes(layout: Layout, source_chunk: int) -> int:
     """Bytes that one block of frames takes in a worker.
 
     Raw frames, a chunk of the source as it is read and, where a block has only a part of it, as it
-    is decoded; aligned frames of one chunk, as they are and while they are compressed; what is
+    is decoded; aligned frames of one chunk, as they are and while they are compressed, smaller levels included; what is
     compressed and waits for the disk, which of a shard is all of it; and the work on one frame.
     """
     frames = min(layout.block_frames, layout.n_frames)
@@ -88,8 +90,8 @@ def task_bytes(layout: Layout, source_chunk: int) -> int:
     waiting = frames if layout.sharded else min(frames, CHUNKS_IN_FLIGHT * chunk)
     return (
         (frames + reading) * layout.source_bytes
-        + (2 * chunk + waiting) * layout.aligned_bytes
-        + 4 * _FRAME_IMAGES * layout.pixels
+        + (2 * chunk + waiting) * layout.written_bytes
+        + 4 * (_FRAME_IMAGES + (_LEVEL_IMAGES if layout.levels else 0)) * layout.pixels
     )
 
 

@@ -263,7 +263,7 @@ def _stored_layout(config: RunConfig, state: str) -> dict[str, Any] | None:
 
 def _disk(config: RunConfig, layout: Layout, found: Findings) -> tuple[int, int | None]:
     """Upper bound of what is written, and what is free there."""
-    images = layout.n_frames * (layout.aligned_bytes + _TABLE_BYTES_PER_FRAME)
+    images = layout.n_frames * (layout.written_bytes + _TABLE_BYTES_PER_FRAME)
     # reference and valid pixels; and the reference made ready, until the run is complete
     output_bytes = images + 6 * layout.pixels + prepared_bytes(layout) + _STORE_BYTES
     path = config.output.place
@@ -287,11 +287,10 @@ def _disk(config: RunConfig, layout: Layout, found: Findings) -> tuple[int, int 
 
 
 def _written_bytes(path: Path) -> int:
-    """Bytes of aligned frames that an unfinished run has written already."""
-    folder = path / "aligned"
-    if not folder.is_dir():
-        return 0
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Bytes of aligned frames and their levels that an unfinished run has written already."""
+    folders = (path / name for name in ("aligned", storage.PYRAMID))
+    files = (file for folder in folders if folder.is_dir() for file in folder.rglob("*"))
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _output_state(config: RunConfig, fingerprint: str) -> str:

@@ -28,9 +28,9 @@ from stillstack.model import GROUP, TRAJECTORY_COLUMNS, Rows, Status
 from stillstack.plan import Plan
 from stillstack.references import References, make_references
 from stillstack.settle import SUM_RANGE, frame_order
-from stillstack.sources import selected
+from stillstack.sources import frame_step, pixel_steps, selected
 from stillstack.stacks import Canvas, common_canvas
-from stillstack.storage import RunLock, RunStore, RunTemplate
+from stillstack.storage import Axes, RunLock, RunStore, RunTemplate, display_window
 from stillstack.storage.notes import ATTEMPTS_NOTE, INPUT_OPTIONS_NOTE, PLAN_NOTE
 from stillstack.sums import sums_in
 from stillstack.versions import deciding_versions
@@ -104,6 +104,7 @@ def is_done(store: RunStore, plan: Plan) -> bool:
 
 def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
     """Return what the blocks of one pass have in common."""
+    canvas = _canvas(store, table) if stage.applies else None
     attributes, layout = store.attributes, store.layout
     job = Job(
         digest=f"{attributes['config_digest']}-{attributes['source_fingerprint']}-{stage.name}",
@@ -113,7 +114,7 @@ def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
         writer=store.writer() if stage.applies else None,
         aligned_dtype=layout["aligned_dtype"],
         interpolation=attributes["interpolation"],
-        canvas=_canvas(store, table) if stage.applies else None,
+        canvas=canvas,
         fingerprint=plan.source.fingerprint(),
     )
     if stage != ESTIMATE:
@@ -240,6 +241,7 @@ def _template(plan: Plan, made: References) -> RunTemplate:
         given=plan.given,
         groups=made.variables,
         stage_frames={} if made.sum_frames == 1 else {ESTIMATE.name: _n_sums(made)},
+        axes=_axes(plan, made) if config.output.ome_zarr else None,
         attrs={
             **({} if made.sum_frames == 1 else {"sum_frames": made.sum_frames}),
             "title": f"{plan.source.name}, registered by stillstack",
@@ -252,6 +254,14 @@ def _template(plan: Plan, made: References) -> RunTemplate:
             "versions": deciding_versions(),
         },
     )
+
+
+def _axes(plan: Plan, made: References) -> Axes:
+    """Axes of the aligned frames for viewers, by what the source says of itself."""
+    (y, x), unit = pixel_steps(plan.source.attrs)
+    time_step, time_unit = frame_step(plan.source.coords)
+    window = display_window(made.image, made.valid)
+    return Axes((time_step, y, x), (time_unit, unit, unit), window)
 
 
 def _n_sums(made: References) -> int:

@@ -25,6 +25,8 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
     sharded = config.output.shards is not False
     for key in ("path", "options", "durable", *(() if sharded else ("block_frames", "shards"))):
         del settings["output"][key]
+    if not config.output.ome_zarr:
+        del settings["output"]["ome_zarr"]  # as `_LATER_SECTIONS`
     del settings["input"]["options"]
     for name in _LATER_SECTIONS:
         if getattr(config, name) == RunConfig.model_fields[name].get_default(

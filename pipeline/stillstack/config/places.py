@@ -72,6 +72,11 @@ class OutputConfig(Section):
         "stores that take few and large objects better; auto: where there would be more than "
         "100,000 objects without.",
     )
+    ome_zarr: bool = Field(
+        False,
+        description="Write smaller images of each aligned frame along, and the metadata of an "
+        "OME-Zarr 0.5 image, so that napari, Fiji and web viewers open the run.",
+    )
     durable: bool = Field(
         True, description="Sync every written object to the disk before it counts as done."
     )
@@ -82,6 +87,12 @@ class OutputConfig(Section):
         if isinstance(block, int) and isinstance(chunk, int) and block % chunk:
             message = f"block_frames ({block}) should be a multiple of chunk_frames ({chunk})"
             raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _frames_to_view(self) -> OutputConfig:
+        if self.ome_zarr and not self.aligned:
+            raise ValueError("ome_zarr is of aligned frames, and aligned is false")
         return self
 
     @model_validator(mode="after")

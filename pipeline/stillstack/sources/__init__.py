@@ -6,6 +6,7 @@ from stillstack.sources.opening import FORMATS, open_source, open_stack
 from stillstack.sources.protocol import FileSource, Format, FrameReader, Source
 from stillstack.sources.selected import SelectedSource, selected
 from stillstack.sources.stack import Narrowing, Reads, read_piece, stack_of
+from stillstack.sources.steps import frame_step, pixel_steps
 from stillstack.sources.stretches import stretches
 from stillstack.sources.summed import SummedSource, running_sums
 
@@ -21,9 +22,11 @@ __all__ = [
     "Source",
     "SummedSource",
     "corrected",
+    "frame_step",
     "image_of",
     "open_source",
     "open_stack",
+    "pixel_steps",
     "read_piece",
     "running_sums",
     "selected",

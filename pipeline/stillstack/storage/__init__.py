@@ -16,6 +16,7 @@ A run, from the coordinator's side::
         store.finish()
 """
 
+from stillstack.storage.arrays import PYRAMID
 from stillstack.storage.blocks import CHUNKS_IN_FLIGHT, BlockWriter, BlockWriting
 from stillstack.storage.blockstore import BlockStore, DamagedBlock
 from stillstack.storage.cloud import check_reachable
@@ -23,6 +24,7 @@ from stillstack.storage.digest import digest_store
 from stillstack.storage.identity import OutputState, inspect_output, read_attributes, refuse_foreign
 from stillstack.storage.ledger import AnyLedger, BlockRecord, Glance, Ledger
 from stillstack.storage.locking import RunLock, lock_run
+from stillstack.storage.multiscales import Axes, display_window
 from stillstack.storage.objects import StoredObject
 from stillstack.storage.places import file_beside
 from stillstack.storage.prepared import HELD_REFERENCES
@@ -47,7 +49,9 @@ from stillstack.storage.writer import Writer, find_writer
 __all__ = [
     "CHUNKS_IN_FLIGHT",
     "HELD_REFERENCES",
+    "PYRAMID",
     "AnyLedger",
+    "Axes",
     "BlockRecord",
     "BlockStore",
     "BlockWriter",
@@ -70,6 +74,7 @@ __all__ = [
     "check_writable",
     "create_stack",
     "digest_store",
+    "display_window",
     "file_beside",
     "find_writer",
     "free_bytes",

@@ -27,6 +27,8 @@ LEVEL: Final[Mapping[str, int]] = {"zstd": 1, "lz4": 5}
 # ways, and 3 % fewer bytes. For lz4 it makes no difference.
 BLOSC_BLOCK: Final[Mapping[str, int]] = {"zstd": 2 * 2**20, "lz4": 0}
 FRAMES_PER_TABLE_CHUNK: Final = 1_000_000
+PYRAMID: Final = "pyramid"
+"""Group, in that of a run, of the smaller levels of its images."""
 
 
 def compressors(dtype: np.dtype[Any], codec: Codec = "zstd") -> tuple[BytesBytesCodec, ...]:
@@ -191,11 +193,11 @@ def group_metadata(
 
 
 def member_metadata(objects: Objects) -> dict[str, Any]:
-    """Metadata of each array in a group, by name."""
-    members = {}
-    for name in objects.names():
+    """Metadata of each array in a group and of the smaller levels of images, by name."""
+    members: dict[str, Any] = {}
+    for name in (*objects.names(), *(f"{PYRAMID}/{name}" for name in objects.names(PYRAMID))):
         text = objects.read(f"{name}/{METADATA}")
         metadata = json.loads(text) if text is not None else {}
-        if metadata.get("node_type") == "array":
+        if metadata.get("node_type") == "array" or (metadata and name == PYRAMID):
             members[name] = metadata
     return members

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stillstack.address import Address
 from stillstack.errors import RunFaultError
+from stillstack.kernels.downsampling import downsample
 from stillstack.storage.arrays import open_writable
 from stillstack.storage.chunks import PlainChunks, plain_chunks
 from stillstack.storage.objects import METADATA, Objects, StagedObject, StoredObject
@@ -39,12 +40,15 @@ class BlockWriter:
         Frames in each block but the last.
     durable
         Sync what is written before `write` returns.
+    levels
+        Names of arrays for smaller images, each half of the one before, which are written along.
     """
 
     path: str | Address
     array: str
     block_frames: int
     durable: bool = True
+    levels: tuple[str, ...] = ()
 
     def write(self, start: int, images: NDArray[Any]) -> tuple[StoredObject, ...]:
         """Write one block, and what was stored for it.
@@ -110,6 +114,7 @@ class BlockWriting:
         array, plain, shards = opened
         self._writer = writer
         self._start = start
+        self._levels = [replace(writer, array=n, levels=()).begin(start) for n in writer.levels]
         self._objects = objects
         self._array = array
         self._shards = shards
@@ -145,6 +150,10 @@ class BlockWriting:
                 self._staged[-CHUNKS_IN_FLIGHT].exception()
             self._staged.append(self._thread.submit(self._objects.stage, key, *parts))
         self._n_given += len(images)
+        if self._levels:
+            smaller = downsample(images, len(self._levels), self._array.fill_value)
+            for level, means in zip(self._levels, smaller, strict=True):
+                level.put(means)
 
     def commit(self) -> tuple[StoredObject, ...]:
         """Give everything its name, and return what was stored.
@@ -158,6 +167,10 @@ class BlockWriting:
         """
         missing = self.length - self._n_given
         self._refuse([missing and f"{missing} of its {self.length} frames are missing"])
+        smaller = [stored for level in self._levels for stored in level.commit()]
+        return (*self._commit_own(), *smaller)
+
+    def _commit_own(self) -> tuple[StoredObject, ...]:
         if self._plain is None:
             return self._commit_by_zarr()
         if self._shards is not None:
@@ -174,11 +187,15 @@ class BlockWriting:
         self._in_shard = []
         self._n_given = 0
         self._objects.discard(f.result() for f in futures if f.exception() is None)
+        for level in self._levels:
+            level.discard()
 
     def close(self) -> None:
         """Remove what was not committed, and end."""
         self.discard()
         self._thread.shutdown()
+        for level in self._levels:
+            level.close()
 
     def refuse_shape(self, images: NDArray[Any], n_images: int) -> None:
         """Raise RunFaultError unless these are so many images of the array."""
@@ -239,7 +256,7 @@ class _Opened(NamedTuple):
     shards: PlainShards | None
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _opened(path: str | Address, name: str, stamp: str) -> _Opened:  # noqa: ARG001
     """Open an array for its metadata; ``stamp`` makes sure that one that was replaced is too."""
     store = objects_at(path).zarr_store()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stillstack.address import Location, located, portable
 from stillstack.errors import InputError, RunFaultError
-from stillstack.storage.arrays import group_metadata, member_metadata, plain_json
+from stillstack.storage.arrays import PYRAMID, group_metadata, member_metadata, plain_json
 from stillstack.storage.blocks import BlockWriter
 from stillstack.storage.identity import marker, read_attributes
 from stillstack.storage.ledger import AnyLedger, BlockRecord, Glance
@@ -306,8 +306,11 @@ def _remove_remains(objects: Objects) -> None:
 
 
 def _is_array_remains(objects: Objects, name: str) -> bool:
-    """Whether a name is a folder that holds nothing but an array's metadata and chunks."""
-    return objects.size(name) is None and set(objects.names(name)) <= {METADATA, "c"}
+    """Whether a name is a folder of nothing but metadata and chunks of an array, or of levels."""
+    inside = set(objects.names(name)) - {METADATA, "c"}
+    if name == PYRAMID:
+        return all(_is_array_remains(objects, f"{name}/{level}") for level in inside)
+    return objects.size(name) is None and not inside
 
 
 def _require(lock: RunLock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,12 +13,19 @@ from numpy.typing import NDArray
 from stillstack.address import Address, Location, located, portable
 from stillstack.errors import InputError, RunFaultError
 from stillstack.model import COLUMNS, X, Y, empty_table
-from stillstack.storage.arrays import open_writable, write_array
+from stillstack.storage.arrays import PYRAMID, group_metadata, open_writable, write_array
+from stillstack.storage.blocks import BlockWriter
 from stillstack.storage.blockstore import BlockStore, create_group
 from stillstack.storage.cloud import check_reachable
 from stillstack.storage.cloud_store import CloudStore
 from stillstack.storage.identity import read_attributes
 from stillstack.storage.locking import RunLock
+from stillstack.storage.multiscales import (
+    level_names,
+    ome_attributes,
+    stage_levels,
+    stage_pyramid,
+)
 from stillstack.storage.places import objects_at
 from stillstack.storage.prepared import PreparedReferences
 from stillstack.storage.staging import StagingStore
@@ -93,8 +101,28 @@ class RunStore(BlockStore):
             pixels = np.arange(first, first + length)
             write_array(store, dim, pixels, dims=(dim,), attrs={"units": "pixel"})
         store.commit(metadata_first=True)
+        if "ome_zarr" in self.layout:
+            self._create_levels(shape, origin)
         stage_aligned(store, self.layout, shape, self._coordinates())
         store.commit()
+
+    def _create_levels(self, shape: tuple[int, int], origin: tuple[int, int]) -> None:
+        """Make the smaller levels, before the aligned frames: where these are, those are too."""
+        self._objects.remove(PYRAMID)  # what a killed process may have left
+        store = StagingStore.on(self._objects)
+        stage_pyramid(store)
+        store.commit()
+        stage_levels(store, self.layout, shape)
+        store.commit()
+        title, axes = str(self._attributes.get("title", "")), self.layout["ome_zarr"]
+        ome = ome_attributes(title, self.images, shape, axes, origin)
+        attributes = {**self._attributes, "ome": ome}
+        self._put_group(group_metadata(attributes), attributes)
+
+    def writer(self) -> BlockWriter:
+        """Return what a worker needs to write blocks, and their smaller levels."""
+        levels = level_names(self.read_aligned_shape()) if "ome_zarr" in self.layout else ()
+        return replace(super().writer(), levels=levels)
 
     def read_aligned_shape(self) -> tuple[int, int]:
         """Shape (y, x) of the aligned frames."""

@@ -24,12 +24,19 @@ from stillstack.model import (
     image_fill,
 )
 from stillstack.storage.arrays import (
+    PYRAMID,
     Codec,
     cf_fill,
     coordinates_attribute,
     make_array,
     write_array,
     write_frame_coordinates,
+)
+from stillstack.storage.multiscales import (
+    Axes,
+    ome_attributes,
+    stage_levels,
+    stage_pyramid,
 )
 from stillstack.storage.staging import StagingStore
 
@@ -40,7 +47,7 @@ GIVEN: Final = {"shift": "shift_raw", "shift_std": "shift_raw_std", "status": "s
 _TAKEN: Final = (
     *(column.name for column in (*COLUMNS, *TRAJECTORY_COLUMNS)),
     *("aligned", "reference", "reference_valid", "valid", GROUP, "run", Y, X, AXIS, *DETECTOR),
-    *("group_index", "group_shift", "group_shift_std", "loop_closure"),
+    *("group_index", "group_shift", "group_shift_std", "loop_closure", PYRAMID),
 )
 
 
@@ -83,6 +90,8 @@ class RunTemplate:
         What is known of several references: variables of the dimension ``group``, and ``frame``.
     stage_frames
         How many pictures a stage goes through, where it is not every frame by itself.
+    axes
+        Of an OME-Zarr image, where the aligned frames shall be one; else None.
     """
 
     n_frames: int
@@ -104,6 +113,7 @@ class RunTemplate:
     given: NDArray[np.void] | None = None
     groups: Mapping[str, xr.Variable] = field(default_factory=dict)
     stage_frames: Mapping[str, int] = field(default_factory=dict)
+    axes: Axes | None = None
 
     def __post_init__(self) -> None:
         check_blocks(self.n_frames, self.chunk_frames, self.block_frames)
@@ -116,8 +126,14 @@ class RunTemplate:
     def attributes(self) -> dict[str, Any]:
         """Attributes of the group while the run is not complete."""
         dtype = None if self.aligned_dtype is None else np.dtype(self.aligned_dtype).name
+        axes = None if self.axes is None or dtype is None else self.axes.to_json()
+        ome = {}
+        if axes is not None and self.canvas == "input":
+            title = str(self.attrs.get("title", ""))
+            ome = {"ome": ome_attributes(title, "aligned", self.frame_shape, axes)}
         return {
             **self.attrs,
+            **ome,
             "Conventions": "CF-1.12",
             "config_digest": self.config_digest,
             "source_fingerprint": self.source_fingerprint,
@@ -134,6 +150,7 @@ class RunTemplate:
                 "codec": self.codec,
                 **({"stage_frames": dict(self.stage_frames)} if self.stage_frames else {}),
                 **({"given": True} if self.given is not None else {}),
+                **({} if axes is None else {"ome_zarr": axes}),
             },
             "complete": False,
         }
@@ -166,7 +183,11 @@ def stage_run(store: StagingStore, template: RunTemplate) -> None:
         write_array(store, name, np.asarray(variable.values), dims=dims, attrs=variable.attrs)
     _stage_images(store, template)
     if template.aligned_dtype is not None and template.canvas == "input":
-        stage_aligned(store, template.attributes()["layout"], template.frame_shape, names)
+        layout = template.attributes()["layout"]
+        if "ome_zarr" in layout:
+            stage_pyramid(store)
+            stage_levels(store, layout, template.frame_shape)
+        stage_aligned(store, layout, template.frame_shape, names)
 
 
 def stage_table(store: StagingStore, table: NDArray[np.void], coordinates: tuple[str, ...]) -> None:
