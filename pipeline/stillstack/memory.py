@@ -81,8 +81,9 @@ def task_bytes(layout: Layout, source_chunk: int) -> int:
     """Bytes that one block of frames takes in a worker.
 
     Raw frames, a chunk of the source as it is read and, where a block has only a part of it, as it
-    is decoded; aligned frames of one chunk, as they are and while they are compressed, smaller levels included; what is
-    compressed and waits for the disk, which of a shard is all of it; and the work on one frame.
+    is decoded; aligned frames of one chunk with their smaller levels, as they are and while they
+    are compressed; what is compressed and waits for the disk, which of a shard is all of it; and
+    the work on one frame.
     """
     frames = min(layout.block_frames, layout.n_frames)
     chunk = min(layout.chunk_frames, frames)

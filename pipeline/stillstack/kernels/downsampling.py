@@ -95,14 +95,16 @@ def _halve_image(image, fill, total, count):  # type: ignore[no-untyped-def]
             row = image[2 * j + k]
             for i in range(width // 2):
                 left, right = row[2 * i], row[2 * i + 1]
-                use_left, use_right = (left != fill) & (left == left), (right != fill) & (right == right)
-                add = (np.float64(left) if use_left else 0.0) + (np.float64(right) if use_right else 0.0)
+                use_left = (left != fill) & (not np.isnan(left))
+                use_right = (right != fill) & (not np.isnan(right))
+                add = np.float64(left) if use_left else 0.0
+                add += np.float64(right) if use_right else 0.0
                 found = (one if use_left else none) + (one if use_right else none)
                 out[i] = add if k == 0 else out[i] + add
                 n[i] = found if k == 0 else n[i] + found
             if width % 2:
                 last = row[width - 1]
-                use = (last != fill) & (last == last)
+                use = (last != fill) & (not np.isnan(last))
                 add, found = np.float64(last) if use else 0.0, one if use else none
                 out[width // 2] = add if k == 0 else out[width // 2] + add
                 n[width // 2] = found if k == 0 else n[width // 2] + found

@@ -19,15 +19,31 @@ SECOND: Final = "second"
 _EVEN: Final = 1e-3
 
 SECONDS: Final[Mapping[str, float]] = {
-    **{"second": 1.0, "millisecond": 1e-3, "microsecond": 1e-6, "nanosecond": 1e-9},
-    **{"picosecond": 1e-12, "femtosecond": 1e-15, "minute": 60.0, "hour": 3600.0, "day": 86400.0},
+    "femtosecond": 1e-15,
+    "picosecond": 1e-12,
+    "nanosecond": 1e-9,
+    "microsecond": 1e-6,
+    "millisecond": 1e-3,
+    "second": 1.0,
+    "minute": 60.0,
+    "hour": 3600.0,
+    "day": 86400.0,
 }
 """Seconds of the units of time that OME-Zarr names."""
 
 _LENGTHS: Final[Mapping[str, str]] = {
-    **{"m": "meter", "cm": "centimeter", "mm": "millimeter", "µm": "micrometer"},
-    **{"μm": "micrometer", "um": "micrometer", "micron": "micrometer", "nm": "nanometer"},
-    **{"pm": "picometer", "fm": "femtometer", "Å": "angstrom", "\u212b": "angstrom"},
+    "fm": "femtometer",
+    "pm": "picometer",
+    "Å": "angstrom",
+    "\u212b": "angstrom",
+    "nm": "nanometer",
+    "um": "micrometer",
+    "µm": "micrometer",
+    "\u03bcm": "micrometer",
+    "micron": "micrometer",
+    "mm": "millimeter",
+    "cm": "centimeter",
+    "m": "meter",
 }
 
 

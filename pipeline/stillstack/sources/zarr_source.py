@@ -14,7 +14,9 @@ from stillstack.address import Address
 from stillstack.errors import InputError
 from stillstack.model import COLUMNS, FRAME, X, Y
 from stillstack.sources.fingerprint import digest
+from stillstack.sources.folding import Leading
 from stillstack.sources.guard import opening, read_or_name
+from stillstack.sources.ome import image_attributes, image_coordinates
 from stillstack.sources.protocol import FileSource, Format
 from stillstack.storage import reading
 
@@ -32,11 +34,14 @@ class ZarrReader:
         Store, and array in it.
     single
         The array is one image of two dimensions, and the stack has one frame.
+    leading
+        Axes in front of y and x, where these are more than one.
     """
 
     path: str | Address
     variable: str | None
     single: bool = False
+    leading: Leading | None = None
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Frames ``start`` to ``stop``; the first one with a damaged chunk is named."""
@@ -46,6 +51,8 @@ class ZarrReader:
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         if self.single:
             return reading.read_image(self.path, self.variable)[np.newaxis]
+        if self.leading is not None:
+            return reading.read_runs(self.path, self.variable, self.leading.runs(start, stop))
         return reading.read_range(self.path, self.variable, start, stop)
 
     def narrow(self, start: int, stop: int) -> ZarrReader:  # noqa: ARG002
@@ -66,25 +73,34 @@ def open_zarr(path: str | Address, variable: str | None = None) -> FileSource:
     no ``variable`` where it holds a single 3-D array, or a single one along ``frame``, which is
     what ``stillstack ingest`` and ``stillstack run`` write. Whatever the dimensions are called,
     they are taken by order: frame, y, x.
+
+    Of an OME-Zarr image it is the largest level. The axes in front of y and x are folded into
+    ``frame`` in the order of the array, and become coordinates.
     """
     with opening(str(path), "a Zarr store"):
         stored = reading.describe(path, variable)
         _refuse_layout(stored)
-        coords = _coordinates(stored)
-    single = len(stored.shape) == 2
+        *sizes, height, width = stored.shape
+        names = [axis.name for axis in stored.image.axes] if stored.image else [FRAME, Y, X]
+        leading = Leading(tuple(names[: len(sizes)]), tuple(sizes))
+        coords = _coordinates(stored) if leading.sizes == (leading.n_frames,) else {}
     attrs = {**stored.attrs, "source_format": "Zarr"}
     if stored.fill_value is not None:
         attrs["invalid_value"] = stored.fill_value
-    n_frames, height, width = (1, *stored.shape) if single else stored.shape
+    if stored.image is not None:
+        coords = {**image_coordinates(stored.image, leading), **coords}
+        attrs |= image_attributes(stored.image, leading)
+    one, single = len(sizes) == 1, not sizes
     return FileSource(
         name=_name_of(path) + (f"::{stored.variable}" if stored.variable else ""),
         path=str(path),
-        shape=(n_frames, height, width),
+        shape=(leading.n_frames, height, width),
         dtype=stored.dtype.newbyteorder("="),
-        chunk_frames=1 if single else stored.chunks[0],
-        reader=ZarrReader(path, stored.variable, single),
+        chunk_frames=stored.chunks[0] if one else leading.chunk_frames(stored.chunks[:-2]),
+        reader=ZarrReader(path, stored.variable, single, None if one or single else leading),
         coords=coords,
         attrs=attrs,
+        notes=_notes(stored),
     )
 
 
@@ -94,7 +110,7 @@ def _name_of(path: str | Address) -> str:
 
 def _refuse_layout(stored: reading.StoredArray) -> None:
     name = f"{stored.path}::{stored.variable}" if stored.variable else stored.path
-    if len(stored.shape) not in (2, 3):
+    if len(stored.shape) not in (2, 3) and stored.image is None:
         raise InputError(
             f"{name} has the shape {stored.shape}: a stack has the dimensions frame, y, x.",
             cure="Open it with xarray, stack the leading dimensions into one, and save that.",
@@ -112,6 +128,12 @@ def _refuse_layout(stored: reading.StoredArray) -> None:
             consequence="They are no counts.",
             cure="Open it with xarray, which unpacks them, and pass that or save it.",
         )
+
+
+def _notes(stored: reading.StoredArray) -> tuple[str, ...]:
+    if not stored.image_fault:
+        return ()
+    return (f"The OME-Zarr metadata of {stored.path} are not used: {stored.image_fault}.",)
 
 
 def _coordinates(stored: reading.StoredArray) -> dict[str, NDArray[Any]]:

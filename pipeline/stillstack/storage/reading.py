@@ -12,9 +12,9 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,16 @@ from stillstack.errors import InputError
 from stillstack.storage.chunks import PlainChunks, plain_chunks
 from stillstack.storage.cloud import check_reachable
 from stillstack.storage.cloud_store import CloudStore
+from stillstack.storage.ome_image import (
+    OmeFaultError,
+    OmeImage,
+    has_image,
+    image_of_shape,
+    is_plate,
+    is_series,
+    ome_image,
+    refuse_faulty,
+)
 from stillstack.storage.remote import RemoteObjects
 
 Where = str | Address
@@ -56,6 +66,10 @@ class StoredArray:
         The value that the attributes declare to mean "no data" (``_FillValue``), or None.
     coordinate_names
         1-D arrays beside it that run along its first dimension.
+    image
+        What OME-Zarr metadata say of it, where there are any.
+    image_fault
+        What is wrong with them, where an array was named all the same.
     """
 
     path: Where
@@ -67,6 +81,8 @@ class StoredArray:
     attrs: Mapping[str, Any]
     fill_value: float | None
     coordinate_names: tuple[str, ...]
+    image: OmeImage | None = None
+    image_fault: str = ""
 
 
 def is_zarr(path: Path) -> bool:
@@ -82,8 +98,8 @@ def describe(path: Where, variable: str | None = None) -> StoredArray:
     path
         An array, or a group with ``variable`` in it.
     variable
-        May be left out where the group holds a single 3-D array of numbers, or a single one whose
-        first dimension is called ``frame``.
+        May be left out where the group is an OME-Zarr image, or holds a single 3-D array of
+        numbers, or a single one whose first dimension is called ``frame``.
 
     Raises
     ------
@@ -100,7 +116,11 @@ def describe(path: Where, variable: str | None = None) -> StoredArray:
                 cure="Leave the variable out.",
             )
         return _described(node, None, path, None)
-    variable = _only_stack(node, path) if variable is None else variable.strip("/")
+    variable = None if variable is None else variable.strip("/")
+    named = variable
+    variable = _image_array(node, path, variable)
+    if variable is None:
+        variable = _only_stack(node, path)
     with _foreign_files_are_fine():
         array = node.get(variable)
     if not isinstance(array, zarr.Array):
@@ -112,7 +132,75 @@ def describe(path: Where, variable: str | None = None) -> StoredArray:
     if "/" in variable:
         found = node[variable.rpartition("/")[0]]
         parent = found if isinstance(found, zarr.Group) else node
-    return _described(array, parent, path, variable)
+    described = _described(array, parent, path, variable)
+    return _with_image(described, node, by_itself=variable == named)
+
+
+def _image_array(group: zarr.Group, path: Where, variable: str | None) -> str | None:
+    """Name of the largest level of the image that is meant; ``variable`` where it is none.
+
+    Raises
+    ------
+    InputError
+        The metadata are wrong, or there are several images.
+    """
+    with _foreign_files_are_fine():
+        node = group if variable is None else group.get(variable)
+    if not isinstance(node, zarr.Group):
+        return variable
+    where = f"{path}::{variable}" if variable else str(path)
+    attrs, prefix = dict(node.attrs), f"{variable}/" if variable else ""
+    if not has_image(attrs) and (is_series(attrs) or is_plate(attrs)):
+        prefix += _only_image(node, where) + "/"
+        attrs = dict(node[prefix.removeprefix(f"{variable}/").rstrip("/")].attrs)
+    try:
+        image = ome_image(attrs)
+    except OmeFaultError as fault:
+        raise refuse_faulty(where, fault) from fault
+    return variable if image is None else prefix + image.path
+
+
+def _only_image(group: zarr.Group, where: str) -> str:
+    """Name of the one image that a group holds in groups of its own."""
+    if not _can_list(group):
+        raise InputError(
+            f"{where} holds several images, which cannot be listed.",
+            cure="Name one: the option variable, or the address with '::0' behind it.",
+        )
+    with _foreign_files_are_fine():
+        members = group.members(max_depth=None)
+        images = sorted(
+            name
+            for name, member in members
+            if isinstance(member, zarr.Group)
+            and has_image(dict(member.attrs))
+            and "labels" not in name.split("/")
+        )
+    if len(images) == 1:
+        return images[0]
+    listed = ", ".join(images[:8]) + (" ..." if len(images) > 8 else "")
+    raise InputError(
+        f"{where} holds {len(images)} OME-Zarr images" + (f": {listed}." if images else "."),
+        consequence="Which of them is meant is not for the program to guess.",
+        cure="Name one: the option variable, or the path with '::NAME' behind it.",
+    )
+
+
+def _with_image(stored: StoredArray, group: zarr.Group, *, by_itself: bool) -> StoredArray:
+    """Add what OME-Zarr metadata above an array say of it."""
+    parts = (stored.variable or "").split("/")
+    for depth in range(len(parts)):
+        above, name = "/".join(parts[:depth]), "/".join(parts[depth:])
+        node = group[above] if above else group
+        try:
+            image = image_of_shape(dict(node.attrs), name, stored.shape)
+        except OmeFaultError as fault:
+            if not by_itself:
+                raise refuse_faulty(f"{stored.path}", fault) from fault
+            return replace(stored, image_fault=str(fault))
+        if image is not None:
+            return replace(stored, image=image)
+    return stored
 
 
 def read_range(path: Where, variable: str | None, start: int, stop: int) -> NDArray[Any]:
@@ -127,6 +215,19 @@ def read_range(path: Where, variable: str | None, start: int, stop: int) -> NDAr
     if plain is not None and plain.folder is not None and 0 <= start < stop <= array.shape[0]:
         return plain.read(start, stop)
     values = np.asarray(array[start:stop])
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def read_runs(path: Where, variable: str | None, runs: Iterable[Any]) -> NDArray[Any]:
+    """Items of an array at several indices, each with one slice, one after the other.
+
+    Raises
+    ------
+    Exception
+        What Zarr and its codecs raise, as it is.
+    """
+    array = _open_array(path, variable, _stamp(path, variable))
+    values = np.concatenate([np.asarray(array[index]) for index in runs])
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
