@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import yaml
@@ -47,7 +47,7 @@ def ingest(
     """
     attrs = {
         "title": source.name,
-        "source_attributes": {str(name): str(value) for name, value in source.attrs.items()},
+        "source_attributes": {str(name): _kept(value) for name, value in source.attrs.items()},
     }
     return write_stack(
         source,
@@ -60,6 +60,13 @@ def ingest(
         options=options,
         on_frames=on_frames,
     )
+
+
+def _kept(value: Any) -> Any:
+    """Value of an attribute as JSON has it: plain numbers and lists of them, all else as text."""
+    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    numbers = plain if isinstance(plain, list | tuple) else [plain]
+    return plain if all(isinstance(number, int | float) for number in numbers) else str(value)
 
 
 def write_simulation(

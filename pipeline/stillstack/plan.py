@@ -168,6 +168,7 @@ def plan(config: RunConfig, *, calibrated: bool | None = False) -> Plan:
             variable=config.input.variable,
             pattern=config.input.pattern,
             options=config.input.options,
+            engine=config.input.engine,
         )
     )
     source = found.need(lambda: corrected(raw, config.correction, config.valid.frames))

@@ -28,7 +28,7 @@ from stillstack.model import GROUP, TRAJECTORY_COLUMNS, Rows, Status
 from stillstack.plan import Plan
 from stillstack.references import References, make_references
 from stillstack.settle import SUM_RANGE, frame_order
-from stillstack.sources import frame_step, pixel_steps, selected
+from stillstack.sources import PIXEL_SIZE, PIXEL_SIZE_UNIT, frame_step, pixel_steps, selected
 from stillstack.stacks import Canvas, common_canvas
 from stillstack.storage import Axes, RunLock, RunStore, RunTemplate, display_window
 from stillstack.storage.notes import ATTEMPTS_NOTE, INPUT_OPTIONS_NOTE, PLAN_NOTE
@@ -37,6 +37,8 @@ from stillstack.versions import deciding_versions
 from stillstack.watch.progress import OnProgress, Progress
 
 _LOG: Final = logging.getLogger(__name__)
+# Attributes of a source that are those of its aligned frames too.
+_KEPT: Final = (PIXEL_SIZE, PIXEL_SIZE_UNIT)
 
 
 def note_plan(plan: Plan) -> None:
@@ -245,6 +247,7 @@ def _template(plan: Plan, made: References) -> RunTemplate:
         attrs={
             **({} if made.sum_frames == 1 else {"sum_frames": made.sum_frames}),
             "title": f"{plan.source.name}, registered by stillstack",
+            **{key: plan.source.attrs[key] for key in _KEPT if key in plan.source.attrs},
             "config": result_settings(config),
             "registration": {**plan.settings, "n_frames": made.n_frames},
             "interpolation": DEFAULT_INTERPOLATION if chosen == "auto" else chosen,

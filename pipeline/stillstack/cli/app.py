@@ -31,7 +31,12 @@ Overrides = Annotated[
     ),
 ]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config of the run.")]
-Variable = Annotated[str | None, typer.Option(help="Array inside a Zarr group or an HDF5 file.")]
+Variable = Annotated[
+    str | None, typer.Option(help="Array inside a Zarr group, a netCDF or an HDF5 file.")
+]
+Engine = Annotated[
+    str | None, typer.Option(help="Let xarray open it, with this engine: cfgrib, zarr ...")
+]
 Pattern = Annotated[
     str | None,
     typer.Option(help="What file names say, such as 'scan{scan:d}_delay{delay:f}.tif'."),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stillstack.cli.app import Debug, Json, Pattern, Variable, app
+from stillstack.cli.app import Debug, Engine, Json, Pattern, Variable, app
 from stillstack.exit_codes import FAULT, guarded
 
 
@@ -41,6 +41,7 @@ def info(
     *,
     variable: Variable = None,
     pattern: Pattern = None,
+    engine: Engine = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -50,7 +51,7 @@ def info(
     from stillstack.tables import info_rows
     from stillstack.terminal import as_json, show_rows, show_text
 
-    found = contents(path, variable=variable, pattern=pattern)
+    found = contents(path, variable=variable, pattern=pattern, engine=engine)
     if json:
         show_text(as_json(found.to_json()))
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stillstack.cli.app import ChunkFrames, Codec, Debug, Pattern, Variable, app
+from stillstack.cli.app import ChunkFrames, Codec, Debug, Engine, Pattern, Variable, app
 from stillstack.exit_codes import FAULT, SET_ASIDE, guarded
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ def ingest(
     *,
     variable: Variable = None,
     pattern: Pattern = None,
+    engine: Engine = None,
     chunk_frames: ChunkFrames = None,
     codec: Codec = "zstd",
     debug: Debug = False,
@@ -132,7 +133,7 @@ def ingest(
     from stillstack.sources import open_source
     from stillstack.terminal import Display
 
-    opened = open_source(source, variable=variable, pattern=pattern)
+    opened = open_source(source, variable=variable, pattern=pattern, engine=engine)
     options = ingesting.StackOptions(chunk_frames or "auto", codec)
     with Display("ingest") as display:
         written = ingesting.ingest(opened, destination, options, on_frames=display.frames)

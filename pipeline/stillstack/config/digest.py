@@ -25,8 +25,11 @@ def result_settings(config: RunConfig) -> dict[str, Any]:
     sharded = config.output.shards is not False
     for key in ("path", "options", "durable", *(() if sharded else ("block_frames", "shards"))):
         del settings["output"][key]
+    # as `_LATER_SECTIONS`
     if not config.output.ome_zarr:
-        del settings["output"]["ome_zarr"]  # as `_LATER_SECTIONS`
+        del settings["output"]["ome_zarr"]
+    if config.input.engine is None:
+        del settings["input"]["engine"]
     del settings["input"]["options"]
     for name in _LATER_SECTIONS:
         if getattr(config, name) == RunConfig.model_fields[name].get_default(

@@ -16,15 +16,22 @@ class InputConfig(Section):
 
     path: str = Field(
         min_length=1,
-        description="Zarr, TIFF, npy or HDF5 file, a folder, or a pattern such as 'run/*.tif'. "
+        description="Zarr, TIFF, npy, netCDF or HDF5, a folder, or a pattern such as 'run/*.tif'. "
         "Relative to this file.",
     )
     variable: str | None = Field(
-        None, description="Array inside the file (a Zarr group or HDF5 file with several)."
+        None,
+        description="Array inside the file (a Zarr group, netCDF or HDF5 file with several).",
     )
     pattern: str | None = Field(
         None,
         description="What the file names say, as coordinates: 'scan{scan:d}_delay{delay:f}.tif'.",
+    )
+    engine: str | None = Field(
+        None,
+        min_length=1,
+        description="Let xarray open it, with this engine of its: cfgrib for GRIB, zarr for packed "
+        "numbers. Default: by what the file is.",
     )
     options: dict[str, str | bool] = Field(
         default_factory=dict,

@@ -106,13 +106,17 @@ class Contents:
 
 
 def contents(
-    path: str | os.PathLike[str], *, variable: str | None = None, pattern: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    variable: str | None = None,
+    pattern: str | None = None,
+    engine: str | None = None,
 ) -> Contents:
     """What is at a path, from its metadata alone.
 
     Parameters
     ----------
-    path, variable, pattern
+    path, variable, pattern, engine
         As of :func:`stillstack.open_stack`.
 
     Raises
@@ -130,10 +134,10 @@ def contents(
     >>> found.shape, found.coords["delay"].first, found.coords["delay"].last
     ((2, 4, 6), 0.5, 2.0)
     """
-    ours = _ours(path) if variable is None and pattern is None else None
+    ours = _ours(path) if variable is pattern is engine is None else None
     if ours is not None and ours["layout"]["kind"] == "run":
         return _run(path, ours)
-    source = open_source(path, variable=variable, pattern=pattern)
+    source = open_source(path, variable=variable, pattern=pattern, engine=engine)
     attrs = dict(source.attrs)
     if ours is not None:
         attrs = {**ours, **dict(ours.get("source_attributes") or {}), **attrs}
@@ -147,7 +151,9 @@ def contents(
         chunk_frames=source.chunk_frames,
         coords={name: span_of(np.asarray(values)) for name, values in source.coords.items()},
         attrs=_told(attrs),
-        config=_first_config(source, path, variable, pattern),
+        config=_first_config(
+            source, path, {"variable": variable, "pattern": pattern, "engine": engine}
+        ),
     )
 
 
@@ -241,15 +247,14 @@ def _told(attrs: Mapping[str, Any]) -> dict[str, str]:
 def _first_config(
     source: FileSource,
     path: str | os.PathLike[str],
-    variable: str | None,
-    pattern: str | None,
+    given_with: Mapping[str, str | None],
 ) -> str:
     """Lines of a config that runs these frames, to which the valid pixels have to be added."""
     given = os.fspath(path)
     name = Path(source.path.partition("::")[0].rstrip("/")).stem.strip("*?[]") or "frames"
     whole = given if is_address(given) else str(Path(given).expanduser().absolute())
     entry = {"path": whole}
-    entry |= {k: v for k, v in (("variable", variable), ("pattern", pattern)) if v is not None}
+    entry |= {key: value for key, value in given_with.items() if value is not None}
     limit = max(1, min(32, min(source.shape[1:]) // 4))
     settings = {
         "input": entry,

@@ -239,7 +239,7 @@ def _recognises(path: Path) -> bool:
 
 HDF5 = Format(
     "HDF5, NeXus",
-    (".h5", ".hdf5", ".hdf", ".nxs", ".nx5", ".nc"),
+    (".h5", ".hdf5", ".hdf", ".nxs", ".nx5"),
     open_hdf5,
     recognises=_recognises,
     has_variables=True,

@@ -16,13 +16,14 @@ from stillstack.sources.dataarray import stack_from
 from stillstack.sources.folder import PICTURE, is_pattern, open_folder, open_pattern
 from stillstack.sources.guard import opening
 from stillstack.sources.hdf5 import HDF5
+from stillstack.sources.netcdf import NETCDF, open_by_xarray
 from stillstack.sources.npy import NPY
 from stillstack.sources.protocol import FileSource, Format
 from stillstack.sources.stack import stack_of
 from stillstack.sources.tiff import TIFF
 from stillstack.sources.zarr_source import ZARR, open_zarr
 
-FORMATS: Final[tuple[Format, ...]] = (ZARR, TIFF, NPY, HDF5, PICTURE)
+FORMATS: Final[tuple[Format, ...]] = (ZARR, TIFF, NPY, NETCDF, HDF5, PICTURE)
 """Asked in this order. A new format is a file with a reader, an opener and one entry here."""
 
 
@@ -33,6 +34,7 @@ def open_stack(
     pattern: str | None = None,
     chunk_frames: int | None = None,
     options: Mapping[str, Any] | None = None,
+    engine: str | None = None,
 ) -> xr.DataArray:
     """Lazy stack of frames, of dimensions frame, y, x, chunked along frame.
 
@@ -42,11 +44,13 @@ def open_stack(
     Parameters
     ----------
     path
-        A Zarr store of format 2 or 3, a folder or a pattern such as ``scan*.tif`` of single-frame
-        images, a TIFF (multi-page, BigTIFF, OME), .npy or HDF5 file, or a DataArray. A Zarr store
-        may be at an address: ``s3://bucket/stack.zarr``, ``gs://...`` or ``https://...``.
+        A Zarr store of format 2 or 3 (OME-Zarr too), a folder or a pattern such as ``scan*.tif`` of
+        single-frame images, a TIFF (multi-page, BigTIFF, OME), .npy, netCDF or HDF5 file, or a
+        DataArray. A Zarr store may be at an address: ``s3://bucket/stack.zarr``, ``gs://...`` or
+        ``https://...``.
     variable
-        Array of a Zarr group or dataset of an HDF5 file; ``file.h5::/entry/data`` says the same.
+        Array of a Zarr group, variable of a netCDF file or dataset of an HDF5 file;
+        ``file.h5::/entry/data`` says the same.
     pattern
         What file names say, e.g. ``scan{scan:d}_delay{delay:f}_{n:d}.tif``: each named field
         becomes a per-frame coordinate.
@@ -55,6 +59,9 @@ def open_stack(
     options
         How an address is to be reached: ``endpoint``, ``region``, ``anonymous`` ... Credentials are
         no options: every process takes them from its own environment.
+    engine
+        Let xarray open it, with this one of its engines: ``"cfgrib"`` for GRIB, ``"zarr"`` for a
+        group with packed numbers ...
 
     Returns
     -------
@@ -87,7 +94,7 @@ def open_stack(
         _refuse_chunk(chunk_frames)
         return stack_from(path, chunk_frames)
     return stack_of(
-        open_source(path, variable=variable, pattern=pattern, options=options),
+        open_source(path, variable=variable, pattern=pattern, options=options, engine=engine),
         chunk_frames=chunk_frames,
     )
 
@@ -98,6 +105,7 @@ def open_source(
     variable: str | None = None,
     pattern: str | None = None,
     options: Mapping[str, Any] | None = None,
+    engine: str | None = None,
 ) -> FileSource:
     """Look at a stack on disk: shape, dtype, coordinates, and how to read ranges of it.
 
@@ -112,7 +120,7 @@ def open_source(
     ...     open_source(f"{folder}/frames.npy").read(3, 5).shape
     (2, 4, 6)
     """
-    source = find_source(path, variable=variable, pattern=pattern, options=options)
+    source = find_source(path, variable=variable, pattern=pattern, options=options, engine=engine)
     _refuse_empty(source.shape, source.path)
     _refuse_pixels(source.dtype.kind, source.dtype.name, source.path)
     return source
@@ -124,9 +132,11 @@ def find_source(
     variable: str | None = None,
     pattern: str | None = None,
     options: Mapping[str, Any] | None = None,
+    engine: str | None = None,
 ) -> FileSource:
     """Return the source at a path whatever its pixels are: for images such as valid areas."""
     if isinstance(path, Address) or is_address(path) or options:
+        _refuse_with_engine(engine, str(path), "an address")
         return _at_address(path, variable, pattern, options)
     text = os.fspath(path)
     where = str(Path(text).expanduser().absolute())
@@ -138,23 +148,39 @@ def find_source(
     with opening(where, "a file or folder"):
         exists = found.exists()
     if not exists and is_pattern(found.name if found.parent.exists() else where):
+        _refuse_with_engine(engine, where, "a pattern for the names of images")
         _refuse_variable(variable, where)
         return open_pattern(where, pattern)
     if not exists:
         raise _no_such_file(found)
+    if engine is not None:
+        _refuse_pattern(pattern, where)
+        return open_by_xarray(where, variable, engine)
     kind = _format_of(found)
     if kind is None:
         _refuse_variable(variable, where)
         return open_folder(where, pattern)
     if not kind.has_variables:
         _refuse_variable(variable, where)
+    _refuse_pattern(pattern, where)
+    return kind.open(where, variable)
+
+
+def _refuse_with_engine(engine: str | None, where: str, what: str) -> None:
+    if engine is not None:
+        raise InputError(
+            f"{where} is {what}, which the engine {engine} of xarray cannot open.",
+            cure="Leave the engine out, or name one file or folder.",
+        )
+
+
+def _refuse_pattern(pattern: str | None, where: str) -> None:
     if pattern is not None:
         raise InputError(
             f"The pattern {pattern!r} is for the names of single-frame files, and {where} "
             "holds a whole stack.",
             cure="Leave the pattern out.",
         )
-    return kind.open(where, variable)
 
 
 def _at_address(
@@ -225,7 +251,7 @@ def _refuse_variable(variable: str | None, path: str) -> None:
     if variable is not None:
         raise InputError(
             f"{path} has no variables to choose {variable!r} from.",
-            cure="Leave the variable out; it is for Zarr groups and HDF5 files.",
+            cure="Leave the variable out; it is for Zarr groups, netCDF and HDF5 files.",
         )
 
 

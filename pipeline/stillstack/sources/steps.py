@@ -94,8 +94,21 @@ def frame_step(coords: Mapping[str, NDArray[Any]]) -> tuple[float, str]:
         return 1.0, ""
     if times.dtype.kind in "mM":
         times = (times - times[0]) / np.timedelta64(1, "s")
-    steps = np.diff(times.astype(np.float64))
+    step = even_step(times)
+    return (1.0, "") if step is None or step < 0 else (step, SECOND)
+
+
+def even_step(values: NDArray[Any]) -> float | None:
+    """Step of evenly spaced numbers; None where they are not.
+
+    Examples
+    --------
+    >>> even_step(np.array([3.0, 2.5, 2.0])), even_step(np.array([0.0, 1.0, 5.0]))
+    (-0.5, None)
+    """
+    if values.ndim != 1 or values.size < 2 or values.dtype.kind not in "iuf":
+        return None
+    steps = np.diff(values.astype(np.float64))
     step = float(steps.mean())
-    if not (np.isfinite(step) and step > 0 and np.abs(steps - step).max() <= _EVEN * step):
-        return 1.0, ""
-    return step, SECOND
+    even = np.isfinite(step) and step != 0 and np.abs(steps - step).max() <= _EVEN * abs(step)
+    return step if even else None

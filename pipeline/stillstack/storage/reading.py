@@ -405,7 +405,9 @@ def _dims(array: zarr.Array[Any]) -> tuple[str | None, ...] | None:
 def _described(
     array: zarr.Array[Any], group: zarr.Group | None, path: Where, variable: str | None
 ) -> StoredArray:
-    attrs = dict(array.attrs)
+    # what a stack of ours keeps of the source that it was copied from
+    kept = None if group is None else group.attrs.get("source_attributes")
+    attrs = {**(kept if isinstance(kept, Mapping) else {}), **array.attrs}
     dims = _dims(array)
     fill = attrs.pop("_FillValue", None)
     listed = str(attrs.pop("coordinates", "")) + " "
