@@ -68,6 +68,8 @@ CHANGES: list[tuple[str, Any]] = [
     ("exclude.expression", "delay > 5"),
     ("groups", {"by": "delay"}),
     ("trajectory", {"smooth": True}),
+    ("output.ome_zarr", True),
+    ("input.engine", "zarr"),
 ]
 NO_CHANGES: list[tuple[str, Any]] = [
     ("output.path", "/elsewhere"),

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 
 from stillstack.errors import InputError, MissingExtraError
 from stillstack.model import FRAME, X, Y
-from stillstack.sources.dataarray import SOURCE_FRAME
 from stillstack.sources.fingerprint import digest, stamp
 from stillstack.sources.folding import Leading
 from stillstack.sources.guard import opening, read_or_name, reason
 from stillstack.sources.protocol import FileSource, Format
 from stillstack.sources.steps import PIXEL_SIZE, PIXEL_SIZE_UNIT, even_step
+from stillstack.sources.zarr_source import SOURCE_FRAME
 
 _CLASSIC: Final = (b"CDF\x01", b"CDF\x02")
 _CLASSIC_64: Final = b"CDF\x05"
@@ -126,7 +126,7 @@ def open_by_xarray(path: str, variable: str | None, engine: str) -> FileSource:
     _refuse_engine(engine)
     _refuse_blind(path, engine)
     group, _, name = (variable or "").strip("/").rpartition("/")
-    with opening(path, f"what {engine} reads"), _opened(path, engine, group, **_PLAIN) as dataset:
+    with opening(path, _title(engine)), _opened(path, engine, group, **_PLAIN) as dataset:
         chosen = _chosen(dataset, path, name or None)
         found = dataset[chosen]
         _refuse_order(found, path)
@@ -146,7 +146,7 @@ def open_by_xarray(path: str, variable: str | None, engine: str) -> FileSource:
         chunk_frames=leading.chunk_frames(chunks),
         reader=XarrayReader(path, whole, engine, leading),
         coords=coords,
-        attrs={**attrs, "source_format": _titles(engine)},
+        attrs={**attrs, "source_format": _title(engine)},
         notes=notes,
     )
 
@@ -161,8 +161,16 @@ def _opened(path: str, engine: str, group: str, **decoding: Any) -> Iterator[xr.
         options |= {"phony_dims": "sort", "driver_kwds": {"locking": "best-effort"}}
     if engine == "zarr":
         options["consolidated"] = False
-    with xr.open_dataset(path, engine=engine, chunks=None, cache=False, **decoding, **options) as d:
-        yield d
+    try:
+        dataset = xr.open_dataset(
+            path, engine=engine, chunks=None, cache=False, **decoding, **options
+        )
+    except ValueError as error:
+        if engine == "scipy":  # it says of an array that it has another shape
+            raise ValueError(f"it ends before its last frame, or is damaged ({error})") from error
+        raise
+    with dataset:
+        yield dataset
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:
@@ -208,9 +216,9 @@ def _refuse_engine(engine: str) -> None:
         )
 
 
-def _titles(engine: str) -> str:
+def _title(engine: str) -> str:
     named = {"scipy": "netCDF 3", "h5netcdf": "netCDF 4", "netcdf4": "netCDF"}
-    return named.get(engine, f"xarray engine {engine}")
+    return named.get(engine, f"what {engine} reads")
 
 
 def _chosen(dataset: xr.Dataset, path: str, name: str | None) -> str:
