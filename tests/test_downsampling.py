@@ -41,16 +41,15 @@ def frames(dtype: str, shape: tuple[int, ...], seed: int, invalid: float) -> NDA
 
 @given(
     dtype=st.sampled_from(sorted(FILLS)),
-    height=st.integers(1, 19),
-    width=st.integers(1, 19),
+    shape=st.tuples(st.integers(1, 19), st.integers(1, 19)),
     n_levels=st.integers(1, 4),
     seed=st.integers(0, 9),
     invalid=st.sampled_from([0.0, 0.3, 0.6, 1.0]),
 )
 def test_each_level_is_the_mean_over_the_valid_pixels_of_the_frame_itself(
-    dtype: str, height: int, width: int, n_levels: int, seed: int, invalid: float
+    dtype: str, shape: tuple[int, int], n_levels: int, seed: int, invalid: float
 ) -> None:
-    images = frames(dtype, (2, height, width), seed, invalid)
+    images = frames(dtype, (2, *shape), seed, invalid)
     found = downsample(images, n_levels, FILLS[dtype])
     assert len(found) == n_levels
     for level, got in enumerate(found, start=1):
