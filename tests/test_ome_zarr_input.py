@@ -49,9 +49,10 @@ def write_image(
 ) -> str:
     """An image, with a smaller level where it is not flat, as ngff-zarr writes it."""
     steps = {"t": 0.5, "c": 1.0, "z": 2.0, "y": 0.25, "x": 0.125}
+    names: Any = tuple(dims)
     image = ngff_zarr.to_ngff_image(
         values,
-        dims=tuple(dims),
+        dims=names,
         scale={dim: steps[dim] for dim in dims},
         axes_units={**SPACES, "t": "second", **(units or {})},
         name="ring",
@@ -238,8 +239,8 @@ def test_an_array_that_the_metadata_name_and_that_is_not_there_is_missed(tmp_pat
 
 def series(folder: Path, n_images: int, version: str) -> str:
     """Images under numbers, as bioformats2raw writes them."""
-    layout = {"bioformats2raw.layout": 3}
-    ours = {"ome": {"version": "0.5", **layout}} if version == "0.5" else layout
+    layout: dict[str, Any] = {"bioformats2raw.layout": 3}
+    ours: dict[str, Any] = {"ome": {"version": "0.5", **layout}} if version == "0.5" else layout
     zarr.open_group(folder, mode="w", zarr_format=3 if version == "0.5" else 2, attributes=ours)
     for number in range(n_images):
         write_image(folder / str(number), pixels((3, 8, 9), number), "tyx", version)
@@ -259,7 +260,7 @@ def test_of_a_series_the_only_image_is_read_and_of_several_one_has_to_be_named(
 
 
 def test_of_a_plate_a_field_has_to_be_named(tmp_path: Path) -> None:
-    plate = {"version": "0.5", "plate": {"wells": []}}
+    plate: dict[str, Any] = {"version": "0.5", "plate": {"wells": []}}
     root = zarr.open_group(tmp_path / "plate.zarr", mode="w", attributes={"ome": plate})
     for well in ("A/1/0", "B/2/0"):
         root.create_group(well.rpartition("/")[0])
@@ -271,7 +272,7 @@ def test_of_a_plate_a_field_has_to_be_named(tmp_path: Path) -> None:
 
 def test_an_image_that_the_models_of_the_specification_made_is_read(tmp_path: Path) -> None:
     values = pixels((4, 2, 8, 9))
-    spec = ArraySpec.from_array(values, dimension_names=("time", "wave", "row", "column"))
+    spec: Any = ArraySpec.from_array(values, dimension_names=("time", "wave", "row", "column"))
     image = Image.new(
         array_specs=[spec],
         paths=["full/counts"],

@@ -178,14 +178,16 @@ def _only_image(group: zarr.Group, where: str) -> str:
         )
     if len(images) == 1:
         return images[0]
+    if not images:
+        raise InputError(
+            f"{where} says that it holds OME-Zarr images, and there is none.",
+            cure="Look whether they lie elsewhere, or name an array by itself: '::NAME'.",
+        )
     listed = ", ".join(images[:8]) + (" ..." if len(images) > 8 else "")
     raise InputError(
-        f"{where} holds {len(images) or 'no'} OME-Zarr images"
-        + (f": {listed}." if images else "."),
-        consequence="Which of them is meant is not for the program to guess." if images else "",
-        cure="Name one: the option variable, or the path with '::NAME' behind it."
-        if images
-        else "Look whether its images lie elsewhere, and name an array by itself: '::NAME'.",
+        f"{where} holds {len(images)} OME-Zarr images: {listed}.",
+        consequence="Which of them is meant is not for the program to guess.",
+        cure="Name one: the option variable, or the path with '::NAME' behind it.",
     )
 
 
