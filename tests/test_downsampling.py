@@ -60,6 +60,14 @@ def test_each_level_is_the_mean_over_the_valid_pixels_of_the_frame_itself(
             )
 
 
+@pytest.mark.parametrize(("shape", "n_levels"), [((150, 33), 3), ((64, 9), 2), ((301, 5), 8)])
+def test_images_of_many_rows_are_no_different(shape: tuple[int, int], n_levels: int) -> None:
+    images = frames("u2", (1, *shape), 5, 0.3)
+    for level, found in enumerate(downsample(images, n_levels, FILLS["u2"]), start=1):
+        wanted = means_by_numpy(images[0], 2**level, FILLS["u2"])
+        np.testing.assert_array_equal(found[0], wanted)
+
+
 @pytest.mark.parametrize("dtype", ["u2", "f4"])
 def test_compiled_and_uncompiled_levels_agree(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images = frames(dtype, (1, 13, 22), 3, 0.3)

