@@ -24,7 +24,7 @@ from reading_costs import costs
 from stillstack.cli import app
 from stillstack.errors import InputError, MissingExtraError, UnreadableFrameError
 from stillstack.ingest import ingest
-from stillstack.run import open_run
+from stillstack.run import open_run, run
 from stillstack.simulation import simulate_stack
 from stillstack.sources import open_source, open_stack
 
@@ -92,9 +92,9 @@ def test_a_file_of_the_netcdf_library_is_read_with_all_that_it_knows(tmp_path: P
     times = began + np.arange(SHAPE[0]) * np.timedelta64(500, "ms")
     np.testing.assert_array_equal(source.coords["time"], times)
     np.testing.assert_allclose(source.coords["delay"], DELAYS)
-    assert source.attrs["delay_unit"] == "ps"
-    assert source.attrs["pixel_size"] == [0.25, 0.25]
-    assert source.attrs["pixel_size_unit"] == "1/nm"
+    assert source.attrs["delay_units"] == "ps"
+    assert source.attrs["pixel_size"] == 0.25
+    assert source.attrs["pixel_size_units"] == "1/nm"
     assert source.attrs["voltage"] == 100e3
     assert source.attrs["source_format"] == "netCDF 4"
 
@@ -319,7 +319,7 @@ def test_info_tells_what_a_file_is_and_proposes_a_config_that_opens_it(tmp_path:
     path = write_netcdf4(tmp_path / "run.nc", counts())
     told = json.loads(stillstack("info", path, "--engine", "h5netcdf", "--json").stdout)
     assert (told["format"], told["shape"]) == ("netCDF 4", list(SHAPE))
-    assert told["attrs"]["pixel_size_unit"] == "1/nm"
+    assert told["attrs"]["pixel_size_units"] == "1/nm"
     assert told["coords"]["delay"]["last"] == 2.5
     assert yaml.safe_load(told["config"])["input"] == {"path": path, "engine": "h5netcdf"}
 
@@ -331,8 +331,23 @@ def test_ingest_keeps_what_the_file_knows(tmp_path: Path) -> None:
     copied = open_source(tmp_path / "copy.zarr")
     np.testing.assert_array_equal(copied.read(0, 8), values)
     np.testing.assert_array_equal(copied.coords["time"], source.coords["time"])
-    assert copied.attrs["pixel_size"] == [0.25, 0.25]
-    assert copied.attrs["delay_unit"] == "ps"
+    assert copied.attrs["pixel_size"] == 0.25
+    assert copied.attrs["delay_units"] == "ps"
+
+
+def test_a_run_finds_its_frames_again_by_the_engine_that_the_config_names(tmp_path: Path) -> None:
+    stack = simulate_stack(6, (96, 96), seed=3, planted=False)
+    data = xr.Dataset({"frames": (("time", "y", "x"), stack.read(0, 6).astype("f8"))})
+    data.to_zarr(tmp_path / "p.zarr", encoding={"frames": PACKING}, consolidated=False)
+    settings: dict[str, Any] = {
+        "input": {"path": str(tmp_path / "p.zarr"), "engine": "zarr"},
+        "output": {"path": str(tmp_path / "out.zarr"), "aligned": False},
+        "registration": {"max_shift_px": 16},
+        "cluster": {"workers": 1},
+    }
+    found = run(settings)
+    whole = np.isfinite(found["aligned"][2].values)
+    assert whole.mean() > 0.7
 
 
 def test_the_command_runs_a_file_on_a_cluster_of_its_own(tmp_path: Path) -> None:

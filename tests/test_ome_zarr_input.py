@@ -101,7 +101,7 @@ def test_the_frames_are_those_of_the_largest_level_in_the_order_of_the_array(
     assert source.shape == frames.shape
     assert source.attrs["source_format"] == f"OME-Zarr {version}"
     assert source.attrs["pixel_size"] == [0.25, 0.125]
-    assert source.attrs["pixel_size_unit"] == "nanometer"
+    assert source.attrs["pixel_size_units"] == "nanometer"
     assert source.attrs["image_name"] == "ring"
     for start in range(len(frames)):
         for stop in range(start + 1, len(frames) + 1):
@@ -115,7 +115,7 @@ def test_every_axis_of_several_is_a_coordinate_of_the_frames(tmp_path: Path) -> 
     np.testing.assert_allclose(source.coords["time"], 0.5 * t)
     np.testing.assert_array_equal(source.coords["c"], c)
     np.testing.assert_allclose(source.coords["z"], 2.0 * z)
-    assert source.attrs["z_unit"] == "micrometer"
+    assert source.attrs["z_units"] == "micrometer"
     assert set(source.coords) == {"time", "c", "z"}
 
 
@@ -319,7 +319,7 @@ def test_info_tells_what_an_image_is(version: str, tmp_path: Path) -> None:
     assert told["format"] == f"OME-Zarr {version}"
     assert told["shape"] == [6, 40, 50]
     assert told["attrs"]["pixel_size"] == "[0.25, 0.125]"
-    assert told["attrs"]["pixel_size_unit"] == "nanometer"
+    assert told["attrs"]["pixel_size_units"] == "nanometer"
     assert told["coords"]["time"]["last"] == 2.5
 
 

@@ -6,6 +6,8 @@ What the levels have to hold is taken from the aligned frames by NumPy.
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import xarray as xr
 import zarr
 from ome_zarr_models.v05 import Image
 
+from object_servers import Bucket
 from stillstack.config import config_digest, make_config
 from stillstack.errors import InputError
 from stillstack.ingest import ingest
@@ -25,11 +28,14 @@ from stillstack.plan import plan
 from stillstack.run import open_run, run
 from stillstack.simulation import beam_block_figure, simulate_stack
 from stillstack.sources import open_source
+from stillstack.sources.contents import contents
 from stillstack.storage import Axes, RunStore, digest_store, lock_run
 from stillstack.verification import verify_store
 from stores import stored
 from test_downsampling import means_by_numpy
+from test_run_kill import Command
 from test_storage import template
+from workers import worker_threads
 
 pytestmark = pytest.mark.usefixtures("cluster_client")
 
@@ -156,6 +162,45 @@ def test_a_level_that_is_gone_is_written_again(config: Any) -> None:
     assert digest_store(path) == before
 
 
+def test_everything_killed_at_once_is_finished_by_the_same_command(
+    config: Any, tmp_path: Path
+) -> None:
+    config = changed(config, output={"block_frames": 1})
+    undisturbed = changed(config, output={"path": str(tmp_path / "undisturbed.zarr")})
+    run(undisturbed)
+    command = Command(config, tmp_path)
+    try:
+        process = command.start()
+        command.wait_for_blocks(2, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        command.finish()
+    finally:
+        command.clean_up()
+    assert sorted(command.done()) == list(range(N_FRAMES))
+    assert stored(command.path) == stored(undisturbed["output"]["path"])
+
+
+def test_a_run_in_an_object_store_holds_the_same_levels(config: Any, bucket: Bucket) -> None:
+    run(config)
+    away = changed(config, output={"path": bucket.place("out.zarr").url, "options": bucket.options})
+    with worker_threads(1):  # which have the credentials
+        run(away)
+    assert digest_store(bucket.place("out.zarr")) == digest_store(config["output"]["path"])
+    assert any("/pyramid/2/c/6/0/0" in key for key in bucket.front.stored)
+    assert verify_store(bucket.place("out.zarr")).sound
+    source = open_source(bucket.place("out.zarr"), variable="pyramid/1")
+    assert source.shape == (N_FRAMES, 150, 262)
+
+
+def test_small_frames_are_an_image_of_one_level(small_config: Any) -> None:
+    found = run(changed(small_config, output={"ome_zarr": True}))
+    path = small_config["output"]["path"]
+    assert [d.path for d in image_of(path).ome_attributes.multiscales[0].datasets] == ["aligned"]
+    (only,) = ngff_zarr.from_ngff_zarr(path, validate=True).images
+    assert only.data.shape == found["aligned"].shape
+
+
 def test_a_canvas_that_was_half_made_is_made_again_with_its_levels(tmp_path: Path) -> None:
     images: dict[str, Any] = {
         name: np.ones(SHAPE, bool) for name in ("reference", "reference_valid", "valid")
@@ -208,7 +253,7 @@ def test_pixel_size_and_time_reach_the_viewer(config: Any, tmp_path: Path) -> No
             output={"path": str(tmp_path / f"{Path(source).stem}-out.zarr")},
         )
         found = run(sections)
-        assert found.attrs["pixel_size"] == [0.25, 0.25]
+        assert found.attrs["pixel_size"] == 0.25
         read = ngff_zarr.from_ngff_zarr(sections["output"]["path"]).images[1]
         assert read.scale == pytest.approx({"frame": 0.02, "y": 0.5, "x": 0.5})
         assert read.axes_units == {"frame": "second", "y": "nanometer", "x": "nanometer"}
@@ -220,7 +265,8 @@ def test_the_run_is_an_input_like_any_other(config: Any) -> None:
     source, small = open_source(path), open_source(path, variable="pyramid/1")
     assert source.shape == (N_FRAMES, *SHAPE)
     assert small.shape == (N_FRAMES, 150, 262)
-    assert small.attrs["pixel_size"] == [2.0, 2.0]
+    assert small.attrs["pixel_size"] == 2.0
+    assert (contents(path).kind, contents(path).format) == ("run", "OME-Zarr 0.5")
 
 
 def test_levels_need_aligned_frames(config: Any) -> None:

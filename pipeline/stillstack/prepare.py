@@ -28,7 +28,7 @@ from stillstack.model import GROUP, TRAJECTORY_COLUMNS, Rows, Status
 from stillstack.plan import Plan
 from stillstack.references import References, make_references
 from stillstack.settle import SUM_RANGE, frame_order
-from stillstack.sources import PIXEL_SIZE, PIXEL_SIZE_UNIT, frame_step, pixel_steps, selected
+from stillstack.sources import PIXEL_SIZE, PIXEL_SIZE_UNITS, frame_step, pixel_steps, selected
 from stillstack.stacks import Canvas, common_canvas
 from stillstack.storage import Axes, RunLock, RunStore, RunTemplate, display_window
 from stillstack.storage.notes import ATTEMPTS_NOTE, INPUT_OPTIONS_NOTE, PLAN_NOTE
@@ -38,7 +38,7 @@ from stillstack.watch.progress import OnProgress, Progress
 
 _LOG: Final = logging.getLogger(__name__)
 # Attributes of a source that are those of its aligned frames too.
-_KEPT: Final = (PIXEL_SIZE, PIXEL_SIZE_UNIT)
+_KEPT: Final = (PIXEL_SIZE, PIXEL_SIZE_UNITS)
 
 
 def note_plan(plan: Plan) -> None:

@@ -41,6 +41,7 @@ def source_of(store: RunStore) -> Source:
             variable=given.get("variable"),
             pattern=given.get("pattern"),
             options=store.read_note(INPUT_OPTIONS_NOTE),
+            engine=given.get("engine"),
         )
     except (StillstackError, OSError) as error:
         what = error.what if isinstance(error, StillstackError) else f"{error}."

@@ -6,14 +6,14 @@ from stillstack.sources.opening import FORMATS, open_source, open_stack
 from stillstack.sources.protocol import FileSource, Format, FrameReader, Source
 from stillstack.sources.selected import SelectedSource, selected
 from stillstack.sources.stack import Narrowing, Reads, read_piece, stack_of
-from stillstack.sources.steps import PIXEL_SIZE, PIXEL_SIZE_UNIT, frame_step, pixel_steps
+from stillstack.sources.steps import PIXEL_SIZE, PIXEL_SIZE_UNITS, frame_step, pixel_steps
 from stillstack.sources.stretches import stretches
 from stillstack.sources.summed import SummedSource, running_sums
 
 __all__ = [
     "FORMATS",
     "PIXEL_SIZE",
-    "PIXEL_SIZE_UNIT",
+    "PIXEL_SIZE_UNITS",
     "CorrectedSource",
     "FileSource",
     "Format",

@@ -219,7 +219,7 @@ def _run(path: str | os.PathLike[str], attributes: Mapping[str, Any]) -> Content
     return Contents(
         path=os.fspath(path),
         kind="run",
-        format="Zarr",
+        format=f"OME-Zarr {attributes['ome']['version']}" if "ome" in attributes else "Zarr",
         complete=attributes.get("complete") is True,
         shape=shape,
         dtype=str(layout.get("aligned_dtype") or ""),

@@ -29,7 +29,7 @@ from stillstack.sources.fingerprint import digest, stamp
 from stillstack.sources.folding import Leading
 from stillstack.sources.guard import opening, read_or_name, reason
 from stillstack.sources.protocol import FileSource, Format
-from stillstack.sources.steps import PIXEL_SIZE, PIXEL_SIZE_UNIT, even_step
+from stillstack.sources.steps import PIXEL_SIZE, PIXEL_SIZE_UNITS, even_step
 from stillstack.sources.zarr_source import SOURCE_FRAME
 
 _CLASSIC: Final = (b"CDF\x01", b"CDF\x02")
@@ -300,7 +300,7 @@ def _coordinates(
             values = np.asarray(array.values)
             notes.append(f"{name} is kept as it is stored: {reason(error)}.")
         if array.attrs.get("units") and values.dtype.kind in "uif":
-            units[f"{name}_unit"] = str(array.attrs["units"])
+            units[f"{name}_units"] = str(array.attrs["units"])
         per_frame = _plain_values(values)[tuple(leading.positions(dim) for dim in along)]
         if name == FRAME:
             if np.array_equal(per_frame, np.arange(len(per_frame))):
@@ -327,8 +327,9 @@ def _pixel_size(found: xr.DataArray) -> dict[str, Any]:
     if any(step is None for step in steps):
         return {}
     units = {str(axis.attrs.get("units", "")) for axis in axes if axis is not None}
-    unit = {PIXEL_SIZE_UNIT: units.pop()} if len(units) == 1 and units != {""} else {}
-    return {PIXEL_SIZE: [abs(step) for step in steps if step is not None], **unit}
+    unit = {PIXEL_SIZE_UNITS: units.pop()} if len(units) == 1 and units != {""} else {}
+    sizes = [abs(step) for step in steps if step is not None]
+    return {PIXEL_SIZE: sizes[0] if sizes[0] == sizes[1] else sizes, **unit}
 
 
 def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from stillstack.sources.folding import Leading
-from stillstack.sources.steps import PIXEL_SIZE, PIXEL_SIZE_UNIT, SECONDS, TIME
+from stillstack.sources.steps import PIXEL_SIZE, PIXEL_SIZE_UNITS, SECONDS, TIME
 from stillstack.storage.ome_image import CHANNEL, SPACE, OmeAxis, OmeImage
 from stillstack.storage.ome_image import TIME as TIME_AXIS
 
@@ -88,14 +88,14 @@ def image_attributes(image: OmeImage, leading: Leading) -> dict[str, Any]:
     if image.name:
         attrs["image_name"] = image.name
     if y.unit or x.unit or (y.step, x.step) != (1.0, 1.0):
-        attrs[PIXEL_SIZE] = [y.step, x.step]
+        attrs[PIXEL_SIZE] = y.step if y.step == x.step else [y.step, x.step]
     if y.unit and y.unit == x.unit:
-        attrs[PIXEL_SIZE_UNIT] = y.unit
+        attrs[PIXEL_SIZE_UNITS] = y.unit
     elif y.unit or x.unit:
-        attrs[PIXEL_SIZE_UNIT] = f"{y.unit or 'pixel'}, {x.unit or 'pixel'}"
+        attrs[PIXEL_SIZE_UNITS] = f"{y.unit or 'pixel'}, {x.unit or 'pixel'}"
     for axis in image.axes[:-2]:
         if axis.name in leading.long and axis.kind == SPACE and axis.unit:
-            attrs[f"{axis.name.lower()}_unit"] = axis.unit
+            attrs[f"{axis.name.lower()}_units"] = axis.unit
     return attrs
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PIXEL_SIZE: Final = "pixel_size"
-PIXEL_SIZE_UNIT: Final = "pixel_size_unit"
+PIXEL_SIZE_UNITS: Final = "pixel_size_units"
 """Attributes of a source: (y, x), or one number for both, and the unit's name or symbol."""
 
 TIME: Final = "time"
@@ -65,7 +65,7 @@ def pixel_steps(attrs: Mapping[str, Any]) -> tuple[tuple[float, float], str]:
 
     Examples
     --------
-    >>> pixel_steps({"pixel_size": [0.2, 0.1], "pixel_size_unit": "nm"})
+    >>> pixel_steps({"pixel_size": [0.2, 0.1], "pixel_size_units": "nm"})
     ((0.2, 0.1), 'nanometer')
     >>> pixel_steps({})
     ((1.0, 1.0), '')
@@ -76,7 +76,7 @@ def pixel_steps(attrs: Mapping[str, Any]) -> tuple[tuple[float, float], str]:
         return (1.0, 1.0), ""
     if not (np.isfinite(given) & (given > 0)).all():
         return (1.0, 1.0), ""
-    return (float(given[0]), float(given[1])), unit_name(attrs.get(PIXEL_SIZE_UNIT))
+    return (float(given[0]), float(given[1])), unit_name(attrs.get(PIXEL_SIZE_UNITS))
 
 
 def frame_step(coords: Mapping[str, NDArray[Any]]) -> tuple[float, str]:
