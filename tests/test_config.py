@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stillstack.config import (
@@ -119,6 +119,8 @@ def faults(text: str, tmp_path: Path, overrides: tuple[str, ...] = ()) -> str:
 def test_equal_results_have_equal_digests(
     data: st.DataObject, changed: set[int], unimportant: set[int]
 ) -> None:
+    # the one needs what the other leaves out
+    assume(not {"output.aligned", "output.ome_zarr"} <= {CHANGES[number][0] for number in changed})
     settings: dict[str, Any] = LEAST
     for number in sorted(changed):
         settings = put(settings, *CHANGES[number])
