@@ -14,6 +14,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+import browser as browsers
 from object_servers import KEY_ID, SECRET, Bucket, Front, make_bucket, moto_server
 from stillstack.simulation import SimulatedStack, beam_block_figure, simulate_stack
 from workers import worker_processes
@@ -21,6 +22,14 @@ from workers import worker_processes
 # How long an example takes says something of the machine, and nothing of the program.
 hypothesis.settings.register_profile("stillstack", deadline=None)
 hypothesis.settings.load_profile("stillstack")
+
+
+def without(what: str) -> None:
+    """Skip a test for want of a program; fail where whoever runs the tests installed them all."""
+    if os.environ.get("STILLSTACK_SERVERS_INSTALLED"):
+        pytest.fail(what)
+    pytest.skip(what)
+
 
 ENGINES = ("synchronous", "threads", "distributed")
 
@@ -61,6 +70,15 @@ def real_frames() -> Path:
     if not (folder / "chromium_1.tif").is_file():
         pytest.skip(f"no real frames in {folder}; CONTRIBUTING says what belongs there")
     return folder
+
+
+@pytest.fixture
+def browser(request: pytest.FixtureRequest) -> Iterator[browsers.Browser]:
+    """A browser of the test's own; tests that take it have the mark ``browser``."""
+    if why_not := browsers.missing():
+        without(why_not)
+    with browsers.running(request.node.name) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from distributed import Client
 
 import held
 import slurm
+from conftest import without
 from stillstack.cluster import THREAD_CAPS, client_for, settings, thread_count
 from stillstack.config.cluster import ClusterConfig
 from stillstack.errors import InputError, MissingExtraError, RunFaultError
@@ -99,13 +100,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ------------------------------------------------------------------ Slurm
-
-
-def without(what: str) -> None:
-    """Skip a test for want of a program; fail where whoever runs the tests installed them all."""
-    if os.environ.get("STILLSTACK_SERVERS_INSTALLED"):
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 def skip_without_dask_jobqueue() -> None:
