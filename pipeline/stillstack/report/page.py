@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.resources
-import io
 import logging
 import os
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
-import matplotlib as mpl
-import matplotlib.image
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from stillstack.address import Location, located
 from stillstack.errors import InputError, StillstackError
 from stillstack.explore import plot_drift, plot_status
-from stillstack.model import REJECTING, Status
 from stillstack.pictures import (
     DIFFERENCE_COLOURS,
-    IMAGE_COLOURS,
     difference_norm,
     display_image,
     image_norm,
@@ -33,47 +25,25 @@ from stillstack.pictures import (
 )
 from stillstack.quantities import byte_size, duration
 from stillstack.report.comparison import Comparison, compare
+from stillstack.report.embedded import Picture, drawn
+from stillstack.report.flags import flag_rows
 from stillstack.report.independence import independent_section
+from stillstack.report.interactive import EXTRA, MOST_FLAGGED, interactive
 from stillstack.report.motion import motion_sentences
 from stillstack.report.provenance import Provenance, read_provenance
+from stillstack.report.pulls import plot_pulls, pulls_of, pulls_sentences
+from stillstack.report.thumbnails import thumbnails
 from stillstack.report.verdict import answers, cautions
 from stillstack.sources import Source
 from stillstack.storage import RunStore, file_beside, open_run
 from stillstack.storage.notes import CHECKS_NOTE
-from stillstack.summary import (
-    MEANINGS,
-    Summary,
-    compact_ranges,
-    reason,
-    summarise,
-    worst_frames,
-)
+from stillstack.summary import summarise
 
 _LOG: Final = logging.getLogger(__name__)
 GENERATOR: Final = '<meta name="generator" content="stillstack">'
 _TEMPLATE: Final = "page.html.j2"
-_SCREEN_DPI: Final = 150
-_THUMBNAIL_PX: Final = 192
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image of the page: where its bytes are, what it shows, what is said under it."""
-
-    source: str
-    shows: str
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A frame worth a look."""
-
-    index: int
-    words: str
-    why: str
-    good: bool
-    picture: str | None = field(default=None, repr=False)
+_BEHAVIOUR: Final = "page.js"
+_DIFFERENCE_PX: Final = 320  # noise is more than signal in two frames: binned, both can be seen
 
 
 def report_path(run_path: str | Location) -> Path:
@@ -172,27 +142,39 @@ def render_report(
     )
     environment.filters |= {"duration": duration, "byte_size": byte_size, "quantity": _quantity}
     checks = None if comparison.checks is None else independent_section(comparison.checks)
-    template = importlib.resources.files("stillstack.report").joinpath(_TEMPLATE).read_text("utf-8")
-    return environment.from_string(template).render(
+    pulls = pulls_of(run)
+    shown = thumbnails(run, raw, provenance.set_aside, comparison.raw_mean)
+    return environment.from_string(_packaged(_TEMPLATE)).render(
         generator=GENERATOR,
         name=provenance.name,
         made=time.strftime("%Y-%m-%d %H:%M %Z"),
         summary=summary,
         answers=answers(summary, provenance, run.attrs.get("reference_std")),
         cautions=cautions(summary, provenance),
-        drift=_drawn(plot_drift(run), "Shift of every frame in y and x with error bars"),
-        status=_drawn(plot_status(run), "Correlation coefficient and status bits of every frame"),
-        flags=_flag_rows(run, summary),
+        interactive=interactive(run),
+        behaviour=_packaged(_BEHAVIOUR),
+        extra=EXTRA,
+        many_flagged=np.count_nonzero(run["status"].values) > MOST_FLAGGED,
+        drift=drawn(plot_drift(run), "Shift of every frame in y and x with error bars"),
+        status=drawn(plot_status(run), "Correlation coefficient and status bits of every frame"),
+        flags=flag_rows(run, summary, [one.index for one in shown]),
         reference=_reference_picture(run, provenance.notes),
         means=_mean_pictures(comparison),
         differences=_difference_pictures(comparison),
+        difference_bin=_difference_bin(comparison),
         comparison=comparison,
         motion=motion_sentences(run),
         checks=checks,
-        checks_picture=None if checks is None else _drawn(checks.figure, checks.title),
-        thumbnails=_thumbnails(run, provenance, raw, comparison),
+        checks_picture=None if checks is None else drawn(checks.figure, checks.title),
+        pulls=pulls_sentences(pulls),
+        pulls_picture=drawn(plot_pulls(pulls), "Distributions of pulls and of chi2"),
+        thumbnails=shown,
         provenance=provenance,
     )
+
+
+def _packaged(name: str) -> str:
+    return importlib.resources.files("stillstack.report").joinpath(name).read_text("utf-8")
 
 
 def _quantity(value: float, unit: str) -> str:
@@ -212,30 +194,12 @@ def _refuse_foreign(target: Path) -> None:
     )
 
 
-def _flag_rows(run: xr.Dataset, summary: Summary) -> list[dict[str, Any]]:
-    status = np.asarray(run["status"].values).astype(int)
-    return [
-        {
-            "word": (bit.name or "").lower(),
-            "meaning": MEANINGS[bit],
-            "rejects": bool(bit & REJECTING),
-            "count": count,
-            "frames": compact_ranges(np.flatnonzero(status & bit)),
-        }
-        for bit, count in summary.flag_counts.items()
-    ]
-
-
 def _reference_picture(run: xr.Dataset, notes: tuple[str, ...]) -> Picture:
     image = np.asarray(_first_group(run["reference"]), float)
     valid = np.asarray(_first_group(run["reference_valid"]), bool)
     frames_valid = np.asarray(_first_group(run["valid"]), bool)
     image[~np.isfinite(image)] = np.nan
     norm = image_norm(np.where(valid, image, np.nan))
-    picture = _drawn(
-        plot_image(image, valid=frames_valid, norm=norm),
-        "Reference image with the valid area outlined",
-    )
     made = f" Made of: {'; '.join(notes)}." if notes else ""
     caption = (
         f"The image that frames are registered to.{made} Outlined: the valid area of the frames, "
@@ -243,7 +207,8 @@ def _reference_picture(run: xr.Dataset, notes: tuple[str, ...]) -> Picture:
     )
     if np.isnan(image).any():
         caption += " Grey: pixels that the reference does not know."
-    return Picture(picture.source, picture.shows, caption)
+    figure = plot_image(image, valid=frames_valid, norm=norm)
+    return drawn(figure, "Reference image with the valid area outlined", caption, image=True)
 
 
 def _first_group(array: xr.DataArray) -> Any:
@@ -258,10 +223,16 @@ def _mean_pictures(comparison: Comparison) -> list[Picture]:
     present = [image for image, _ in named if image is not None]
     norm = image_norm(*(display_image(image)[0] for image in present)) if present else None
     return [
-        _captioned(plot_image(image, norm=norm), title)
+        drawn(plot_image(image, norm=norm), title, title, image=True)
         for image, title in named
         if image is not None
     ]
+
+
+def _difference_bin(comparison: Comparison) -> int:
+    """Pixels of a frame along each side of a pixel of its differences as drawn."""
+    images = (comparison.difference_before, comparison.difference_after)
+    return max((-(-max(i.shape) // _DIFFERENCE_PX) for i in images if i is not None), default=1)
 
 
 def _difference_pictures(comparison: Comparison) -> list[Picture]:
@@ -269,65 +240,16 @@ def _difference_pictures(comparison: Comparison) -> list[Picture]:
         (comparison.difference_before, comparison.before.capitalize()),
         (comparison.difference_after, "Aligned"),
     )
-    binned = [(display_image(image, 320), title) for image, title in named if image is not None]
+    binned = [
+        (display_image(image, _DIFFERENCE_PX), title) for image, title in named if image is not None
+    ]
     norm = difference_norm(*(image for (image, _), _ in binned)) if binned else None
     return [
-        _captioned(
+        drawn(
             plot_image(image, pixel=factor, norm=norm, colours=DIFFERENCE_COLOURS, label="counts"),
-            title + (f", binned {factor} x {factor} for display" if factor > 1 else ""),
+            title,
+            title,
+            image=True,
         )
         for (image, factor), title in binned
     ]
-
-
-def _thumbnails(
-    run: xr.Dataset, provenance: Provenance, raw: Source | None, comparison: Comparison
-) -> list[Thumbnail]:
-    status = run["status"].values.astype(int)
-    norm = None
-    if comparison.raw_mean is not None:
-        norm = image_norm(display_image(comparison.raw_mean, _THUMBNAIL_PX)[0])
-    rows = []
-    for index in worst_frames(run):
-        bits = Status(int(status[index]))
-        why = provenance.set_aside.get(index)
-        rows.append(
-            Thumbnail(
-                index=index,
-                words=", ".join((bit.name or "").lower() for bit in bits) or "good",
-                why=f"{reason(run, index)}" + (f": {why}" if why else ""),
-                good=not bits & REJECTING,
-                picture=_thumbnail(raw, index, norm) if not bits & Status.UNREADABLE else None,
-            )
-        )
-    return rows
-
-
-def _thumbnail(raw: Source | None, index: int, norm: Any) -> str | None:
-    if raw is None:
-        return None
-    try:
-        frame = np.asarray(raw.read(index, index + 1)[0], float)
-    except StillstackError:
-        return None
-    shown, _ = display_image(frame, _THUMBNAIL_PX)
-    scaled = np.clip((norm or image_norm(shown))(shown), 0, 1)
-    pixels = mpl.colormaps[IMAGE_COLOURS](scaled, bytes=True)
-    buffer = io.BytesIO()
-    matplotlib.image.imsave(buffer, pixels, format="png")
-    return _data_uri(buffer.getvalue(), "png")
-
-
-def _captioned(figure: Figure, caption: str) -> Picture:
-    drawn = _drawn(figure, caption)
-    return Picture(drawn.source, drawn.shows, caption)
-
-
-def _drawn(figure: Figure, shows: str) -> Picture:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_SCREEN_DPI)
-    return Picture(_data_uri(buffer.getvalue(), "png"), shows)
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

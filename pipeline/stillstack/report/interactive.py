@@ -1,0 +1,305 @@
+"""Plots of a run that answer to the mouse: linked, and light for any number of frames."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from stillstack.explore import (
+    COLOURS,
+    ENVELOPE_BINS,
+    INFORM_COLOUR,
+    MAX_BARS,
+    REJECT_COLOUR,
+    envelope,
+    trend,
+)
+from stillstack.model import AXES, REJECTING, Status, is_good, status_words
+from stillstack.report.flags import intervals
+
+if TYPE_CHECKING:
+    from bokeh.models import ColumnDataSource, HoverTool, Range1d
+    from bokeh.plotting import figure
+
+EXTRA: Final = "dashboard"
+MOST_FLAGGED: Final = 20_000
+"""Flagged frames that are drawn one by one; beyond, rejected ones only."""
+_NCC_COLOUR: Final = "#3c6e47"
+_LEFT_PX: Final = 74  # so that panels stand below each other whatever their numbers
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interactive:
+    """What a page needs to draw plots: Bokeh's own script, and what is drawn as JSON."""
+
+    script: str = field(repr=False)
+    plots: str = field(repr=False)
+
+
+def kept_frames(run: xr.Dataset) -> NDArray[np.int64]:
+    """Numbers of the frames that are drawn one by one.
+
+    All of them up to 5,000. Of more, every flagged frame (where more than 20,000 are, every
+    rejected one), and of each of 1,000 stretches the frames with the least, the middle and the
+    largest shift along y and x, the largest error bar, and the least ncc.
+
+    Parameters
+    ----------
+    run
+        A run's Dataset.
+    """
+    status = np.asarray(run["status"].values).astype(int)
+    if status.size <= MAX_BARS:
+        return np.arange(status.size)
+    flagged = status != 0
+    good = np.asarray(is_good(status), bool)
+    if np.count_nonzero(flagged) > MOST_FLAGGED:
+        flagged = ~good
+    shift = np.where(good[:, None], run["shift"].values, np.nan)
+    deviation = np.where(good, np.hypot(*np.asarray(run["shift_std"].values, float).T), np.nan)
+    ncc = np.where(good, np.asarray(run["ncc"].values, float), np.nan)
+    kept = {0, status.size - 1, *np.flatnonzero(flagged).tolist()}
+    edges = np.linspace(0, status.size, ENVELOPE_BINS + 1).round().astype(int)
+    for start, stop in itertools.pairwise(edges):
+        for values in shift[start:stop].T:
+            kept.update(start + place for place in _least_middle_most(values))
+        kept.update(start + place for place in _least_middle_most(deviation[start:stop])[2:])
+        kept.update(start + place for place in _least_middle_most(ncc[start:stop])[:1])
+    return np.array(sorted(kept), np.int64)
+
+
+def _least_middle_most(values: Floats) -> list[int]:
+    order = np.argsort(values, kind="stable")[: np.count_nonzero(np.isfinite(values))]
+    return order[[0, (order.size - 1) // 2, -1]].tolist() if order.size else []
+
+
+def interactive(run: xr.Dataset) -> Interactive | None:
+    """Plots of every frame's shift, error bar, ncc and status; None where Bokeh is not installed.
+
+    Parameters
+    ----------
+    run
+        A run's Dataset.
+    """
+    if find_spec("bokeh") is None:
+        return None
+    from bokeh.embed import json_item
+    from bokeh.layouts import gridplot
+    from bokeh.resources import Resources
+
+    frames, source = _frames(run)
+    panels = [_drift(run, frames, source), _fast_part(run, frames, source)]
+    panels.append(_likeness(run, frames, source))
+    strip = _strip(run, frames)
+    panels += [] if strip is None else [strip]
+    panels[-1].xaxis.axis_label = "frame"
+    grid = gridplot(
+        [[panel] for panel in panels],
+        merge_tools=True,
+        toolbar_location="above",
+        toolbar_options={"logo": None},
+        sizing_mode="stretch_width",
+    )
+    resources = Resources(mode="inline", components=["bokeh"])
+    # nothing that a run is called can end the element that holds it
+    return Interactive(resources.render_js(), json.dumps(json_item(grid)).replace("<", "\\u003c"))
+
+
+def _frames(run: xr.Dataset) -> tuple[Range1d, ColumnDataSource]:
+    """The range that all panels share, and a row for each frame that is drawn."""
+    from bokeh.models import ColumnDataSource, Range1d
+
+    status = np.asarray(run["status"].values).astype(int)
+    good = np.asarray(is_good(status), bool)[:, None]
+    shift = np.where(good, run["shift"].values, np.nan)
+    deviation = np.where(good, run["shift_std"].values, np.nan)
+    kept = kept_frames(run)
+    columns: dict[str, Any] = {"frame": kept.astype("u4")}
+    for k, axis in enumerate(AXES):
+        fast = shift[:, k] - trend(shift[:, k])
+        columns[axis] = shift[kept, k].astype("f4")
+        columns[f"{axis}_fast"] = fast[kept].astype("f4")
+        columns[f"{axis}_std"] = deviation[kept, k].astype("f4")
+        columns[f"{axis}_less"] = -columns[f"{axis}_std"]
+    for name in ("ncc", "chi2"):
+        columns[name] = np.asarray(run[name].values, "f4")[kept]
+    columns["good"] = good[kept, 0]
+    columns["ncc_good"] = np.where(columns["good"], columns["ncc"], np.float32("nan"))
+    columns["status"] = [", ".join(status_words(bits)) or "good" for bits in status[kept].tolist()]
+    ends = -0.5 - 0.01 * status.size, status.size - 0.5 + 0.01 * status.size
+    frames = Range1d(*ends, bounds=ends, name="frames")
+    return frames, ColumnDataSource(columns, name="rows")
+
+
+def _panel(frames: Range1d, label: str, height: int, rows: Range1d | None = None) -> figure:
+    from bokeh.models import BoxZoomTool, DataRange1d, PanTool, ResetTool, WheelZoomTool
+    from bokeh.plotting import figure
+
+    zoom = BoxZoomTool(dimensions="width")
+    panel = figure(
+        height=height,
+        x_range=frames,
+        y_range=rows or DataRange1d(),
+        window_axis="x",
+        tools=[zoom, PanTool(dimensions="width"), WheelZoomTool(dimensions="width"), ResetTool()],
+        active_drag=zoom,
+        active_scroll=None,
+        sizing_mode="stretch_width",
+        min_border_left=_LEFT_PX,
+        min_border_right=8,
+        min_border_top=6,
+        min_border_bottom=6,
+        outline_line_color=None,
+    )
+    panel.yaxis.axis_label = label
+    panel.axis.axis_label_text_font_style = "normal"
+    panel.axis.axis_line_color = "#b9bec5"
+    panel.axis.major_tick_line_color = "#b9bec5"
+    panel.axis.minor_tick_line_color = None
+    panel.grid.grid_line_color = "#e6e6e6"
+    panel.xaxis.formatter.use_scientific = False
+    return panel
+
+
+def _hover(renderers: list[Any]) -> HoverTool:
+    from bokeh.models import HoverTool
+
+    return HoverTool(
+        renderers=renderers,
+        tooltips=[
+            ("frame", "@frame"),
+            ("shift y", "@y{0.0000} ± @y_std{0.0000} px"),
+            ("shift x", "@x{0.0000} ± @x_std{0.0000} px"),
+            ("ncc", "@ncc{0.0000}"),
+            ("chi2", "@chi2{0.000}"),
+            ("status", "@status"),
+        ],
+        limit=1,
+        point_policy="snap_to_data",
+    )
+
+
+def _bars(panel: figure, source: ColumnDataSource, axis: str, column: str, legend: bool) -> Any:
+    """Points with bars of one sigma."""
+    from bokeh.core.properties import expr
+    from bokeh.models.expressions import Stack
+
+    low, high = (Stack(fields=[column, f"{axis}_{name}"]) for name in ("less", "std"))
+    panel.segment(
+        x0="frame", x1="frame", y0=expr(low), y1=expr(high), source=source, color=COLOURS[axis]
+    )
+    options = {"legend_label": axis} if legend else {}
+    return panel.scatter(
+        "frame",
+        column,
+        source=source,
+        size=4 if len(source.data["frame"]) < MAX_BARS // 8 else 3,
+        color=COLOURS[axis],
+        line_color=None,
+        **options,
+    )
+
+
+def _band(panel: figure, values: Floats, colour: str) -> None:
+    """Range and middle of stretches of a long run, which single frames are drawn on."""
+    if len(values) <= MAX_BARS:
+        return
+    index, least, middle, most = envelope(values).astype("f4")
+    panel.varea(x=index, y1=least, y2=most, color=colour, alpha=0.25)
+    panel.line(x=index, y=middle, color=colour)
+
+
+def _rejected(panel: figure, source: ColumnDataSource) -> list[Any]:
+    """Ticks at the foot of a panel for rejected frames, which have no place in it."""
+    from bokeh.models import CDSView, IndexFilter, Range1d
+
+    rows = np.flatnonzero(~source.data["good"])
+    if not rows.size:
+        return []
+    panel.y_range.renderers = list(panel.renderers)  # what is good decides on the scale
+    panel.extra_y_ranges = {"foot": Range1d(0, 1)}
+    ticks = panel.scatter(
+        "frame",
+        0.04,
+        source=source,
+        view=CDSView(filter=IndexFilter(rows.tolist())),
+        y_range_name="foot",
+        marker="dash",
+        angle=np.pi / 2,
+        size=12,
+        color=REJECT_COLOUR,
+    )
+    return [ticks]
+
+
+def _drift(run: xr.Dataset, frames: Range1d, source: ColumnDataSource) -> figure:
+    panel = _panel(frames, "shift (px)", 300)
+    good = np.asarray(is_good(run["status"].values), bool)
+    for k, axis in enumerate(AXES):
+        _band(panel, np.where(good, run["shift"].values[:, k], np.nan), COLOURS[axis])
+    dots = [_bars(panel, source, axis, axis, legend=True) for axis in AXES]
+    panel.add_tools(_hover([*dots, *_rejected(panel, source)]))
+    legend = panel.legend[0]
+    legend.orientation, legend.border_line_color, legend.padding = "horizontal", None, 2
+    panel.add_layout(legend, "above")
+    return panel
+
+
+def _fast_part(run: xr.Dataset, frames: Range1d, source: ColumnDataSource) -> figure:
+    panel = _panel(frames, "less median (px)", 210)
+    good = np.asarray(is_good(run["status"].values), bool)
+    for k, axis in enumerate(AXES):
+        shift = np.where(good, run["shift"].values[:, k], np.nan)
+        _band(panel, shift - trend(shift), COLOURS[axis])
+    dots = [_bars(panel, source, axis, f"{axis}_fast", legend=False) for axis in AXES]
+    panel.add_tools(_hover(dots))
+    return panel
+
+
+def _likeness(run: xr.Dataset, frames: Range1d, source: ColumnDataSource) -> figure:
+    panel = _panel(frames, "ncc", 170)
+    good = np.asarray(is_good(run["status"].values), bool)
+    _band(panel, np.where(good, np.asarray(run["ncc"].values, float), np.nan), _NCC_COLOUR)
+    dots = panel.scatter(
+        "frame", "ncc_good", source=source, size=4, color=_NCC_COLOUR, line_color=None
+    )
+    panel.add_tools(_hover([dots, *_rejected(panel, source)]))
+    return panel
+
+
+def _strip(run: xr.Dataset, frames: Range1d) -> figure | None:
+    """A row for each status bit that a frame has, exact for every frame; None where there is none.
+
+    Frames in a row are one bar.
+    """
+    from bokeh.models import ColumnDataSource, HoverTool, Range1d
+
+    status = np.asarray(run["status"].values).astype(int)
+    bits = [bit for bit in Status if (status & bit).any()]
+    if not bits:
+        return None
+    names = [status_words(bit)[0].replace("_", " ") for bit in bits]
+    panel = _panel(frames, "", 50 + 22 * len(bits), Range1d(len(bits) - 0.4, -0.6))
+    panel.yaxis.ticker = list(range(len(bits)))
+    panel.yaxis.major_label_overrides = dict(enumerate(names))
+    for row, bit in enumerate(bits):
+        parts = intervals(np.flatnonzero(status & bit)).astype("i4")
+        source = ColumnDataSource({"first": parts[:, 0], "last": parts[:, 1] - 1})
+        colour = REJECT_COLOUR if bit & REJECTING else INFORM_COLOUR
+        bars = panel.hbar(
+            y=row, left="first", right="last", height=0.6, source=source, color=colour
+        )
+        hover = HoverTool(
+            renderers=[bars], tooltips=[(names[row], "@first to @last")], limit=1, visible=False
+        )
+        panel.add_tools(hover)
+    return panel
