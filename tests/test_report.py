@@ -22,11 +22,12 @@ from stillstack.config import make_config
 from stillstack.errors import InputError, UnreadableFrameError
 from stillstack.explore import ENVELOPE_BINS, envelope, plot_drift, plot_status, trend
 from stillstack.inspection import fingerprint_of
-from stillstack.model import COLUMNS, Status, empty_table
+from stillstack.model import COLUMNS, REJECTING, Status, empty_table
 from stillstack.pictures import difference_norm, display_image, image_norm
 from stillstack.report import report_path, write_report
 from stillstack.report.comparison import compare, spread
 from stillstack.report.expectation import expectations
+from stillstack.report.interactive import kept_frames
 from stillstack.report.page import GENERATOR, render_report
 from stillstack.report.provenance import Provenance, StageCost
 from stillstack.report.verdict import answers, cautions
@@ -605,3 +606,57 @@ def test_the_report_has_checks_that_do_not_rest_on_the_registration() -> None:
     text = Page(render_report(run, KNOWN, None)).text
     assert "Independent checks" in text
     assert "by another method" in text
+
+
+# ------------------------------------------------------------------ a long run
+
+
+def long_run(saturated: bool) -> tuple[xr.Dataset, FramesInMemory]:
+    """40,000 drifting frames of 640x640, noisy, some rejected and struck; or all saturated too."""
+    n_frames, side = 40_000, 640
+    rng = np.random.default_rng(8)
+    noise = rng.poisson(60, (n_frames + side - 1, side)).astype(np.uint16)
+    windows = np.lib.stride_tricks.sliding_window_view(noise, side, axis=0)  # takes no memory
+    stack = windows.transpose(0, 2, 1)
+    rows = table(n_frames, {})
+    rows["shift"] = np.cumsum(rng.normal(0, 0.01, (n_frames, 2)), axis=0)
+    rows["shift_std"] = rng.uniform(0.01, 0.02, (n_frames, 2))
+    rows["ncc"], rows["chi2"] = rng.normal([[0.9], [1.0]], 0.01, (2, n_frames))
+    bad, struck = np.split(rng.choice(n_frames, 3000, replace=False), [800])
+    rows["status"][bad[:400]], rows["status"][bad[400:]] = Status.LOW_NCC, Status.BLANK
+    rows["shift"][bad], rows["shift_std"][bad] = np.nan, np.nan
+    rows["status"][struck] = Status.STRUCK
+    if saturated:
+        rows["status"] |= np.uint16(Status.SATURATED)
+    run = xr.Dataset({c.name: (c.dims, rows[c.name]) for c in COLUMNS})
+    everywhere = np.ones((side, side), bool)
+    run["reference"] = (("y", "x"), stack[0].astype("f4"))
+    run["reference_valid"] = run["valid"] = (("y", "x"), everywhere)
+    run["aligned"] = (("frame", "y", "x"), stack)
+    return run, FramesInMemory(stack)
+
+
+@pytest.mark.parametrize("every", ["a few", "saturated", "rejected"])
+def test_the_page_of_40_000_frames_is_under_5_mb(every: str) -> None:
+    run, raw = long_run(saturated=every == "saturated")
+    if every == "rejected":  # what weighs most: nearly as many as are drawn, no two in a row
+        run["status"][:18_000:2] = Status.LOW_NCC | Status.SATURATED
+    page = render_report(run, KNOWN, raw)
+    assert 1_500_000 < len(page.encode()) < 5_000_000
+
+
+def test_frames_that_are_drawn_hold_every_flagged_one_and_every_extreme() -> None:
+    run, _ = long_run(saturated=False)
+    kept = kept_frames(run)
+    status, shift = run["status"].values, run["shift"].values
+    assert set(np.flatnonzero(status)) <= set(kept)
+    good = status & REJECTING == 0
+    for k in range(2):
+        _, least, _, most = envelope(np.where(good, shift[:, k], np.nan))
+        assert set(least) <= set(shift[kept, k])
+        assert set(most) <= set(shift[kept, k])
+    assert len(kept) < 12_000
+    np.testing.assert_array_equal(kept_frames(run_dataset(5000, {})), np.arange(5000))
+    saturated, _ = long_run(saturated=True)
+    rejected = np.flatnonzero(saturated["status"].values & REJECTING)
+    assert set(rejected) <= set(kept_frames(saturated))

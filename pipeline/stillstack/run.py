@@ -157,9 +157,11 @@ def _execute(
     store: RunStore,
     interrupts: Interrupts,
     told: Told,
-) -> dict[str, int]:
-    """Pass over the frames as often as the plan says, on one cluster; the memory that it took."""
+) -> dict[str, Any]:
+    """Pass over the frames as often as the plan says, on one cluster; what each pass took."""
     cluster = plan.config.cluster
+    passes: list[dict[str, Any]] = []
+    peaks: list[int] = []
     with (
         client_for(
             cluster, workers=plan.workers, memory_limit=plan.memory.limit, on_link=told.on_link
@@ -168,6 +170,7 @@ def _execute(
     ):
         for stage in plan.layout.stages:
             rows = rows_before(store, stage, plan.left_out)
+            began = time.time()
             execute(
                 client,
                 job_for(plan, store, stage, rows),
@@ -179,10 +182,19 @@ def _execute(
                 progress=told.progress,
                 most_workers=cluster.adapt[1] if cluster.adapt else 1,
             )
-        peaks = worker_peaks(client)
+            peaks = worker_peaks(client)
+            passes.append(
+                {
+                    "name": stage.name,
+                    "began": began,
+                    "ended": time.time(),
+                    "worker_peak_bytes": max(peaks, default=0),
+                }
+            )
     return {
         "workers": len(peaks),
         "worker_peak_bytes": max(peaks, default=0),
+        "passes": passes,
     }
 
 

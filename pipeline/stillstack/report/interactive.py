@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
 import json
 from dataclasses import dataclass, field
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from bokeh.plotting import figure
 
 EXTRA: Final = "dashboard"
-MOST_FLAGGED: Final = 20_000
-"""Flagged frames that are drawn one by one; beyond, rejected ones only."""
+MOST_FLAGGED: Final = 10_000
+"""Flagged frames that are drawn one by one, where so many more say little and weigh much."""
+_OLDEST: Final = (3, 8)  # tooltips of one frame where many lie under the pointer
 _NCC_COLOUR: Final = "#3c6e47"
 _LEFT_PX: Final = 74  # so that panels stand below each other whatever their numbers
 
@@ -39,18 +41,29 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interactive:
-    """What a page needs to draw plots: Bokeh's own script, and what is drawn as JSON."""
+    """What a page needs to draw plots.
+
+    Attributes
+    ----------
+    script
+        Bokeh's own script, in its element.
+    plots
+        What is drawn, as JSON.
+    which
+        Which frames are drawn one by one, in words; empty where all are.
+    """
 
     script: str = field(repr=False)
     plots: str = field(repr=False)
+    which: str
 
 
 def kept_frames(run: xr.Dataset) -> NDArray[np.int64]:
     """Numbers of the frames that are drawn one by one.
 
-    All of them up to 5,000. Of more, every flagged frame (where more than 20,000 are, every
-    rejected one), and of each of 1,000 stretches the frames with the least, the middle and the
-    largest shift along y and x, the largest error bar, and the least ncc.
+    All of them up to 5,000. Of more, every flagged frame as long as those are no more than 10,000,
+    else every rejected one as long as those are; and of each of 1,000 stretches the frames with the
+    least, the middle and the largest shift along y and x, the largest error bar, and the least ncc.
 
     Parameters
     ----------
@@ -60,14 +73,11 @@ def kept_frames(run: xr.Dataset) -> NDArray[np.int64]:
     status = np.asarray(run["status"].values).astype(int)
     if status.size <= MAX_BARS:
         return np.arange(status.size)
-    flagged = status != 0
     good = np.asarray(is_good(status), bool)
-    if np.count_nonzero(flagged) > MOST_FLAGGED:
-        flagged = ~good
     shift = np.where(good[:, None], run["shift"].values, np.nan)
     deviation = np.where(good, np.hypot(*np.asarray(run["shift_std"].values, float).T), np.nan)
     ncc = np.where(good, np.asarray(run["ncc"].values, float), np.nan)
-    kept = {0, status.size - 1, *np.flatnonzero(flagged).tolist()}
+    kept = {0, status.size - 1, *np.flatnonzero(_drawn_flags(status)[0]).tolist()}
     edges = np.linspace(0, status.size, ENVELOPE_BINS + 1).round().astype(int)
     for start, stop in itertools.pairwise(edges):
         for values in shift[start:stop].T:
@@ -77,20 +87,31 @@ def kept_frames(run: xr.Dataset) -> NDArray[np.int64]:
     return np.array(sorted(kept), np.int64)
 
 
+def _drawn_flags(status: NDArray[np.int64]) -> tuple[NDArray[np.bool_], str]:
+    """Flagged frames that are drawn one by one, and what they are."""
+    for flagged, words in (
+        (status != 0, "each flagged frame is drawn"),
+        (np.asarray(~is_good(status), bool), "each rejected frame is drawn"),
+    ):
+        if np.count_nonzero(flagged) <= MOST_FLAGGED:
+            return flagged, words
+    return np.zeros(status.size, bool), "some are drawn"
+
+
 def _least_middle_most(values: Floats) -> list[int]:
     order = np.argsort(values, kind="stable")[: np.count_nonzero(np.isfinite(values))]
     return order[[0, (order.size - 1) // 2, -1]].tolist() if order.size else []
 
 
 def interactive(run: xr.Dataset) -> Interactive | None:
-    """Plots of every frame's shift, error bar, ncc and status; None where Bokeh is not installed.
+    """Plots of every frame's shift, error bar, ncc and status; None without a Bokeh that can.
 
     Parameters
     ----------
     run
         A run's Dataset.
     """
-    if find_spec("bokeh") is None:
+    if find_spec("bokeh") is None or _release("bokeh") < _OLDEST:
         return None
     from bokeh.embed import json_item
     from bokeh.layouts import gridplot
@@ -111,7 +132,15 @@ def interactive(run: xr.Dataset) -> Interactive | None:
     )
     resources = Resources(mode="inline", components=["bokeh"])
     # nothing that a run is called can end the element that holds it
-    return Interactive(resources.render_js(), json.dumps(json_item(grid)).replace("<", "\\u003c"))
+    plots = json.dumps(json_item(grid)).replace("<", "\\u003c")
+    status = np.asarray(run["status"].values).astype(int)
+    which = _drawn_flags(status)[1] if status.size > MAX_BARS else ""
+    return Interactive(resources.render_js(), plots, which)
+
+
+def _release(package: str) -> tuple[int, ...]:
+    """Release of an installed package, such as (3, 8)."""
+    return tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
 
 
 def _frames(run: xr.Dataset) -> tuple[Range1d, ColumnDataSource]:
@@ -193,16 +222,23 @@ def _bars(panel: figure, source: ColumnDataSource, axis: str, column: str, legen
     from bokeh.core.properties import expr
     from bokeh.models.expressions import Stack
 
+    is_long = len(source.data["frame"]) > MAX_BARS // 4
     low, high = (Stack(fields=[column, f"{axis}_{name}"]) for name in ("less", "std"))
     panel.segment(
-        x0="frame", x1="frame", y0=expr(low), y1=expr(high), source=source, color=COLOURS[axis]
+        x0="frame",
+        x1="frame",
+        y0=expr(low),
+        y1=expr(high),
+        source=source,
+        color=COLOURS[axis],
+        alpha=0.4 if is_long else 1,
     )
     options = {"legend_label": axis} if legend else {}
     return panel.scatter(
         "frame",
         column,
         source=source,
-        size=4 if len(source.data["frame"]) < MAX_BARS // 8 else 3,
+        size=2 if is_long else 4,
         color=COLOURS[axis],
         line_color=None,
         **options,
@@ -236,9 +272,15 @@ def _rejected(panel: figure, source: ColumnDataSource) -> list[Any]:
         marker="dash",
         angle=np.pi / 2,
         size=12,
+        line_width=_tick_width(source.data["frame"].size),
         color=REJECT_COLOUR,
     )
     return [ticks]
+
+
+def _tick_width(n_frames: int) -> int:
+    """Width of the tick of a frame, px: few of them should be seen, many kept apart."""
+    return 2 if n_frames <= MAX_BARS else 1
 
 
 def _drift(run: xr.Dataset, frames: Range1d, source: ColumnDataSource) -> figure:
@@ -269,8 +311,9 @@ def _likeness(run: xr.Dataset, frames: Range1d, source: ColumnDataSource) -> fig
     panel = _panel(frames, "ncc", 170)
     good = np.asarray(is_good(run["status"].values), bool)
     _band(panel, np.where(good, np.asarray(run["ncc"].values, float), np.nan), _NCC_COLOUR)
+    size = 2 if len(good) > MAX_BARS // 4 else 4
     dots = panel.scatter(
-        "frame", "ncc_good", source=source, size=4, color=_NCC_COLOUR, line_color=None
+        "frame", "ncc_good", source=source, size=size, color=_NCC_COLOUR, line_color=None
     )
     panel.add_tools(_hover([dots, *_rejected(panel, source)]))
     return panel

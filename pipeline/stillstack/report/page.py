@@ -28,7 +28,7 @@ from stillstack.report.comparison import Comparison, compare
 from stillstack.report.embedded import Picture, drawn
 from stillstack.report.flags import flag_rows
 from stillstack.report.independence import independent_section
-from stillstack.report.interactive import EXTRA, MOST_FLAGGED, interactive
+from stillstack.report.interactive import EXTRA, interactive
 from stillstack.report.motion import motion_sentences
 from stillstack.report.provenance import Provenance, read_provenance
 from stillstack.report.pulls import plot_pulls, pulls_of, pulls_sentences
@@ -154,7 +154,6 @@ def render_report(
         interactive=interactive(run),
         behaviour=_packaged(_BEHAVIOUR),
         extra=EXTRA,
-        many_flagged=np.count_nonzero(run["status"].values) > MOST_FLAGGED,
         drift=drawn(plot_drift(run), "Shift of every frame in y and x with error bars"),
         status=drawn(plot_status(run), "Correlation coefficient and status bits of every frame"),
         flags=flag_rows(run, summary, [one.index for one in shown]),

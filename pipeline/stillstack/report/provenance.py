@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,19 +11,31 @@ import yaml
 
 from stillstack.address import Location, located
 from stillstack.errors import StillstackError
-from stillstack.quantities import clock, duration
+from stillstack.quantities import byte_size, clock, duration
 from stillstack.reduction.raw import source_of
 from stillstack.report.expectation import Expected, expectations
 from stillstack.sources import CorrectedSource, Source
 from stillstack.storage import RunStore
-from stillstack.storage.notes import PLAN_NOTE
+from stillstack.storage.notes import ATTEMPTS_NOTE, PLAN_NOTE, SET_ASIDE_NOTE
 
 STAGES = ("align", "estimate", "apply")
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one pass over the frames took, added up over its blocks."""
+    """What one pass over the frames took.
+
+    Attributes
+    ----------
+    name, frames, blocks, workers, written_bytes
+        The pass, what it did, and how many processes did it.
+    worker_seconds
+        Time that all workers were busy with blocks.
+    seconds
+        How long the pass took; None where an attempt does not say.
+    worker_peak_bytes
+        The largest memory that a worker had up to its end; 0 where that is not known.
+    """
 
     name: str
     frames: int
@@ -30,6 +43,8 @@ class StageCost:
     worker_seconds: float
     workers: int
     written_bytes: int
+    seconds: float | None = None
+    worker_peak_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,16 @@ class Provenance:
         return float(sum(spans)) if spans else None
 
     @property
+    def preparing_seconds(self) -> float | None:
+        """Time before the first pass, of all attempts together; None where it is not known."""
+        spans = [
+            attempt["passes"][0]["began"] - attempt["began"]
+            for attempt in self.attempts
+            if attempt.get("passes") and "began" in attempt
+        ]
+        return float(sum(spans)) if spans else None
+
+    @property
     def written_bytes(self) -> int:
         """Size of all aligned frames on the disk."""
         return sum(stage.written_bytes for stage in self.stages)
@@ -108,10 +133,16 @@ class Provenance:
                     else "not known"
                 ),
                 "host": str(attempt.get("host", "")),
+                "worker": _size(attempt.get("worker_peak_bytes")),
+                "coordinator": _size(attempt.get("coordinator_peak_bytes")),
                 "outcome": str(attempt.get("outcome", "")),
             }
             for attempt in self.attempts
         ]
+
+
+def _size(count: int | None) -> str:
+    return byte_size(count) if count else "not known"
 
 
 def read_provenance(path: str | Location) -> Provenance:
@@ -127,6 +158,7 @@ def read_provenance(path: str | Location) -> Provenance:
     attributes = store.attributes
     config = attributes.get("config") or {}
     raw, missing = _source(store)
+    attempts = tuple(store.read_note(ATTEMPTS_NOTE) or ())
     return Provenance(
         name=place.name.removesuffix(".zarr"),
         path=str(place),
@@ -134,9 +166,9 @@ def read_provenance(path: str | Location) -> Provenance:
         frame_shape=store.frame_shape,
         config_yaml=_config_yaml(config, place),
         versions={str(k): str(v) for k, v in (attributes.get("versions") or {}).items()},
-        attempts=tuple(store.read_note("attempts") or ()),
-        stages=tuple(_stage_costs(store)),
-        set_aside={int(k): str(v) for k, v in (store.read_note("set_aside") or {}).items()},
+        attempts=attempts,
+        stages=tuple(_stage_costs(store, attempts)),
+        set_aside={int(k): str(v) for k, v in (store.read_note(SET_ASIDE_NOTE) or {}).items()},
         notes=tuple(str(note) for note in attributes.get("reference_notes") or ()),
         gain=(attributes.get("registration") or {}).get("gain"),
         raw=raw,
@@ -161,12 +193,14 @@ def _raw_bytes(raw: Source | None) -> int:
     return int(np.prod(recorded.shape)) * np.dtype(recorded.dtype).itemsize
 
 
-def _stage_costs(store: RunStore) -> list[StageCost]:
+def _stage_costs(store: RunStore, attempts: Sequence[Mapping[str, Any]]) -> list[StageCost]:
     costs = []
     for name in STAGES:
         records = store.ledger(name).records().values()
         if not records:
             continue
+        took = [one for a in attempts for one in a.get("passes") or () if one["name"] == name]
+        told = bool(took) and all("passes" in attempt for attempt in attempts)
         costs.append(
             StageCost(
                 name=name,
@@ -175,6 +209,8 @@ def _stage_costs(store: RunStore) -> list[StageCost]:
                 worker_seconds=sum(record.seconds for record in records),
                 workers=len({record.worker for record in records}),
                 written_bytes=sum(o.size for record in records for o in record.objects),
+                seconds=sum(one["ended"] - one["began"] for one in took) if told else None,
+                worker_peak_bytes=max((one["worker_peak_bytes"] for one in took), default=0),
             )
         )
     return costs
