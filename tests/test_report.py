@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -27,9 +29,12 @@ from stillstack.pictures import difference_norm, display_image, image_norm
 from stillstack.report import report_path, write_report
 from stillstack.report.comparison import compare, spread
 from stillstack.report.expectation import expectations
+from stillstack.report.flags import flag_rows, intervals
 from stillstack.report.interactive import kept_frames
 from stillstack.report.page import GENERATOR, render_report
 from stillstack.report.provenance import Provenance, StageCost
+from stillstack.report.pulls import plot_pulls, pulls_of, pulls_sentences
+from stillstack.report.thumbnails import thumbnails
 from stillstack.report.verdict import answers, cautions
 from stillstack.sources import open_source
 from stillstack.storage import BlockRecord, RunStore, RunTemplate, lock_run
@@ -510,6 +515,33 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def opened(run_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`stillstack report RUN --open` on a machine with this environment."""
+    return subprocess.run(
+        [sys.executable, "-m", "stillstack", "report", str(run_path), "--open"],
+        env={"HOME": str(run_path.parent), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def test_report_open_shows_the_page_in_the_browser(stored_run: Path, tmp_path: Path) -> None:
+    browser, seen = tmp_path / "browser", tmp_path / "seen.txt"
+    browser.write_text(f'#!/bin/sh\necho "$1" > "{seen}"\n')
+    browser.chmod(0o755)
+    done = opened(stored_run, PATH=os.environ["PATH"], BROWSER=str(browser))
+    page = report_path(stored_run)
+    assert done.stdout.split() == [str(page)]
+    assert seen.read_text().strip() == page.as_uri()
+
+
+def test_report_open_says_where_there_is_no_browser(stored_run: Path, tmp_path: Path) -> None:
+    done = opened(stored_run, PATH=str(tmp_path))
+    assert done.stdout.split() == [str(report_path(stored_run))]
+    assert "No browser could be started here" in done.stderr
+
+
 # ------------------------------------------------------------------ planned and taken
 
 
@@ -606,6 +638,118 @@ def test_the_report_has_checks_that_do_not_rest_on_the_registration() -> None:
     text = Page(render_report(run, KNOWN, None)).text
     assert "Independent checks" in text
     assert "by another method" in text
+
+
+# ------------------------------------------------------------------ what each pass took
+
+
+def test_the_page_says_what_each_pass_took_where_the_run_kept_it(stored_run: Path) -> None:
+    with lock_run(stored_run) as lock:
+        store = RunStore.resume(lock)
+        passes = [{"name": "align", "began": 101.5, "ended": 103.75, "worker_peak_bytes": 250e6}]
+        attempt = {"began": 100.0, "ended": 104.0, "host": "pc", "outcome": "complete"}
+        known = {**attempt, "passes": passes, "worker_peak_bytes": 250e6}
+        store.write_note("attempts", [{**known, "coordinator_peak_bytes": 300e6}])
+        text = Page(write_report(stored_run).read_text("utf-8")).text
+        assert "align 8 2 1 2.2 s 1.0 s 125 ms 250 MB" in text
+        assert "Before the first pass, with the reference: 1.5 s." in text
+        assert "pc 250 MB 300 MB complete" in text
+        store.write_note("attempts", [attempt, known])  # of a run that was killed and taken up
+        text = Page(write_report(stored_run).read_text("utf-8")).text
+        assert "align 8 2 1 not known 1.0 s 125 ms 250 MB" in text
+
+
+# ------------------------------------------------------------------ thumbnails and flags
+
+
+def test_each_status_bit_has_a_thumbnail_and_links_to_it() -> None:
+    bad = BAD | dict.fromkeys(range(20, 40, 2), Status.SATURATED) | {50: Status.CLIPPED}
+    bad |= dict.fromkeys(range(60, 100, 3), Status.STRUCK)
+    run = run_dataset(120, bad)
+    run["n_struck"][81] = 50
+    shown = {one.index: one for one in thumbnails(run, FramesInMemory(frames(120)), {}, None)}
+    assert {3, 7, 11, 50, 81} <= set(shown)
+    assert "hit by an X-ray" in shown[81].why
+    assert shown[11].picture is None  # it could not be read
+    rows = {row.word: row for row in flag_rows(run, summarise(run), list(shown))}
+    struck = rows["struck"]
+    assert struck.count == 15
+    assert struck.more
+    assert [link.words for link in struck.links if link.shown] == ["81"]
+    assert [link.words for link in struck.links][:3] == ["12", "60", "63"]
+    assert rows["blank"].links[0].shown
+    assert not rows["blank"].more
+
+
+@given(st.sets(st.integers(0, 60)))
+def test_intervals_hold_just_what_they_were_made_of(numbers: set[int]) -> None:
+    parts = intervals(np.array(sorted(numbers), int))
+    assert {k for start, stop in parts for k in range(start, stop)} == numbers
+    assert (parts[1:, 0] > parts[:-1, 1]).all()  # at least one is missing between two
+
+
+# ------------------------------------------------------------------ are the error bars right
+
+
+def walk(n_frames: int, std: float, jitter: float = 0.0, seed: int = 0) -> xr.Dataset:
+    """A slow drift, known to `std`, with jitter that no error bar knows of."""
+    rng = np.random.default_rng(seed)
+    rows = table(n_frames, {})
+    truth = np.stack([np.sin(np.arange(n_frames) / 90), np.arange(n_frames) / 500], axis=1)
+    noise = rng.normal(0, 1, (2, n_frames, 2))
+    rows["shift"] = truth + std * noise[0] + jitter * noise[1]
+    rows["shift_std"], rows["chi2"] = std, rng.normal(1, 0.02, n_frames)
+    return xr.Dataset({c.name: (c.dims, rows[c.name]) for c in COLUMNS})
+
+
+@pytest.mark.parametrize("wrong", [0.5, 1.0, 2.0])
+def test_pulls_of_neighbours_tell_how_wrong_the_error_bars_are(wrong: float) -> None:
+    widths = []
+    for seed in range(40):
+        run = walk(600, 0.02, seed=seed)
+        run["shift_std"] = run["shift_std"] / wrong
+        found = pulls_of(run)
+        assert len(found.pull) == 598
+        widths.append(found.width / wrong)
+    assert np.mean(widths) == pytest.approx(1, abs=0.02)
+    assert np.std(widths) == pytest.approx(found.width_std, rel=0.25)
+    meaning = {0.5: "Less than 1", 1.0: "account for the scatter", 2.0: "More than 1"}
+    assert meaning[wrong] in pulls_sentences(found)[0]
+
+
+def test_jitter_is_not_taken_for_wrong_error_bars() -> None:
+    found = pulls_of(walk(2000, 0.005, jitter=0.3))
+    np.testing.assert_allclose(found.beyond, 0.3, rtol=0.06)
+    said = " ".join(pulls_sentences(found))
+    assert "jitters by 0.3" in said or "jitters by 0.29" in said or "jitters by 0.31" in said
+    assert "cannot be seen" in said
+
+
+def test_pulls_are_not_taken_across_bad_frames_jumps_and_groups() -> None:
+    run = walk(300, 0.02)
+    run["shift"][100:] += 50.0
+    run["shift"][200] = 1000.0
+    run["status"][200] = Status.OUTLIER | Status.NOT_CONVERGED
+    assert np.abs(pulls_of(run).pull).max() > 500
+    run["segment"] = ("frame", (np.arange(300) >= 100).astype("i4"))
+    assert np.abs(pulls_of(run).pull).max() < 6
+    assert len(pulls_of(run).pull) == 298 - 2 - 3
+
+
+def test_pulls_are_of_shifts_as_estimated_where_a_trajectory_changed_them() -> None:
+    run = walk(1000, 0.02)
+    smooth = run.copy()
+    smooth["shift_raw"], smooth["shift_raw_std"] = run["shift"], run["shift_std"]
+    smooth["status_raw"] = run["status"]
+    smooth["shift"] = run["shift"] * 0
+    np.testing.assert_array_equal(pulls_of(smooth).pull, pulls_of(run).pull)
+
+
+def test_too_few_frames_say_nothing_of_error_bars() -> None:
+    found = pulls_of(walk(12, 0.02))
+    assert np.isnan(found.width).all()
+    assert "Too few frames" in pulls_sentences(found)[0]
+    assert plot_pulls(found).axes
 
 
 # ------------------------------------------------------------------ a long run

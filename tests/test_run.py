@@ -378,6 +378,11 @@ def test_a_run_keeps_what_was_planned_and_what_it_took(
     assert attempt["outcome"] == "complete"
     assert attempt["workers"] == 1
     assert 100e6 < attempt["worker_peak_bytes"] < 100e9
+    (only,) = attempt["passes"]
+    assert attempt["began"] < only["began"] < only["ended"] < attempt["ended"]
+    (cost,) = read_provenance(store.path).stages
+    assert (cost.name, cost.worker_peak_bytes) == ("align", attempt["worker_peak_bytes"])
+    assert cost.seconds == only["ended"] - only["began"]
     compared = {one.what: one for one in read_provenance(store.path).expectations}
     assert compared["time"].taken == attempt["ended"] - attempt["began"]
     assert compared["aligned frames"].ratio == pytest.approx(1.0, rel=0.5)  # of the first block

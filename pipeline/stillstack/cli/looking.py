@@ -107,15 +107,17 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Write the HTML page of a run."""
+    """Write the HTML page of a run: it needs nothing beside it, and no network."""
     del debug
+    import webbrowser
+
     from stillstack.report import write_report
-    from stillstack.terminal import show_text
+    from stillstack.terminal import say, show_text
 
     page = write_report(run_path, out)
     show_text(str(page))
-    if open_it:
-        typer.launch(page.absolute().as_uri())
+    if open_it and not webbrowser.open(page.absolute().as_uri()):
+        say("No browser could be started here: open the page in one yourself.")
 
 
 @app.command(
