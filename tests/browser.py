@@ -10,8 +10,9 @@ A test with the mark ``browser`` takes the fixture ``browser`` (in conftest) and
         assert tab.overflow() == 0
         tab.assert_quiet()
 
-- `Browser.open(page, width=1280, height=900, javascript=True)` takes a file, or an address of a
-  server on loopback, waits until it is loaded, and gives a `Tab`. A file's tab is offline.
+- `Browser.open(page, width=1280, height=900, javascript=True, touch=False)` takes a file, or an
+  address of a server on loopback, waits until it is loaded, and gives a `Tab`. That of a file is
+  offline; one to touch has fingers instead of a mouse.
 - `Tab.page` is Playwright's page: locators, mouse, keyboard, `evaluate`, `wait_for_function`.
 - `Tab.picture(name, selector=None)` is a screenshot of an element, or of the whole page, an array
   (height, width, 3); it is kept under tests/screenshots, which git ignores.
@@ -133,13 +134,20 @@ class Browser:
     test: str
 
     def open(
-        self, page: Path | str, *, width: int = 1280, height: int = 900, javascript: bool = True
+        self,
+        page: Path | str,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        javascript: bool = True,
+        touch: bool = False,
     ) -> Tab:
         """Open a file, or the address of a server on loopback, in a window of this size."""
         address = page.absolute().as_uri() if isinstance(page, Path) else page
         context = self.chromium.new_context(
             viewport={"width": width, "height": height},
             java_script_enabled=javascript,
+            has_touch=touch,
             offline=address.startswith("file:"),
         )
         context.set_default_timeout(WAIT_MS)

@@ -148,6 +148,21 @@ def in_view(tab: Tab, selector: str) -> bool:
     return box is not None and -1 <= box["y"] < 900
 
 
+@pytest.mark.parametrize("touch", [False, True])
+def test_fingers_scroll_the_page_where_they_touch_a_plot(
+    browser: Browser, page: Path, touch: bool
+) -> None:
+    tab = browser.open(page, width=390, touch=touch)
+    drawn(tab)
+    surfaces = tab.page.locator(".bk-Canvas")
+    assert surfaces.count() == 4
+    for surface in surfaces.all():
+        events = "canvas.shadowRoot.querySelector('.bk-events')"
+        found = surface.evaluate(f"(canvas) => getComputedStyle({events}).touchAction")
+        assert (found == "auto") == touch  # with a mouse, dragging zooms
+    tab.assert_quiet()
+
+
 def test_the_page_can_be_read_without_javascript(browser: Browser, page: Path) -> None:
     tab = browser.open(page, javascript=False)
     assert_stands_still(tab)

@@ -33,7 +33,9 @@ for (const pair of document.querySelectorAll(".pair.before-after")) {
   try {
     const item = JSON.parse(document.getElementById("plots-json").textContent);
     const views = await Bokeh.embed.embed_item(item, target);
-    const plots = (views.roots ?? [...views])[0].model.document;
+    const grid = [...views][0].model;
+    const plots = grid.document;
+    if (matchMedia("(pointer: coarse)").matches) letScroll(grid.toolbar);
     const range = plots.get_model_by_name("frames");
     const rows = plots.get_model_by_name("rows");
     for (const link of document.querySelectorAll("a[data-frame]")) {
@@ -44,6 +46,13 @@ for (const pair of document.querySelectorAll(".pair.before-after")) {
     console.error(error);
   }
 })();
+
+// Fingers on a plot scroll the page; its toolbar has the tools that zoom and move.
+function letScroll(toolbar) {
+  for (const tool of toolbar.tools) {
+    if (tool.active && tool.event_types.includes("pan")) tool.active = false;
+  }
+}
 
 // The plots about one frame, and what is known of it in words.
 function show(frame, range, rows) {

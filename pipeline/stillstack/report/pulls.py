@@ -141,8 +141,8 @@ def _meaning(pulls: Pulls) -> str:
     if pulls.width.max() > _JITTER:
         y, x = pulls.beyond
         return (
-            f"So much is motion: from frame to frame the pattern jitters by {y:.2g} px in y and "
-            f"{x:.2g} px in x, in which errors of the size of the error bars cannot be seen."
+            f"That much is motion: from frame to frame the pattern jitters by {y:.2g} px in y and "
+            f"{x:.2g} px in x, beside which errors of the size of the error bars cannot be seen."
         )
     if pulls.width.max() > high + margin:
         y, x = pulls.beyond
