@@ -82,20 +82,34 @@ def test_a_point_tells_its_frame(browser: Browser, page: Path) -> None:
     points = close_to(drawn(tab), COLOURS["y"])
     points[: len(points) // 20] = False  # the legend
     points[len(points) // 3 :] = False  # the plots below
-    x, y = centre(points)
+    told = tooltip_at(tab, *centre(points))
+    last = N_FRAMES - 1
+    assert f"Frame {last}: good" in told
+    assert f"shift y {RISE * last:.4f} ± 0.0200 px" in told
+    assert told.endswith(f"picture: frame {last}")  # of 60 good frames each has a picture
+    assert colours(tab.picture("tooltip", ".bk-Tooltip")) > 200  # it has an image in it
+    tab.assert_quiet()
+
+
+def test_the_tick_of_a_rejected_frame_tells_why(browser: Browser, page: Path) -> None:
+    tab = browser.open(page)
+    ticks = close_to(drawn(tab), REJECT_COLOUR)
+    ticks[len(ticks) // 2 :] = False
+    told = tooltip_at(tab, *centre(ticks))
+    assert "Frame 41: blank no shift; ncc 0.8000" in told
+    assert "NaN" not in told
+    tab.assert_quiet()
+
+
+def tooltip_at(tab: Tab, x: float, y: float) -> str:
+    """What the one tooltip says where the mouse is at (x, y) of the plots."""
     box = tab.page.locator("#plots").bounding_box()
     assert box is not None
     tab.page.mouse.move(box["x"] + x, box["y"] + y)
     tooltip = tab.page.locator(".bk-Tooltip:visible")
     tooltip.first.wait_for()
     assert tooltip.count() == 1
-    told = " ".join(tooltip.evaluate("(tooltip) => tooltip.shadowRoot.textContent").split())
-    last = N_FRAMES - 1
-    assert f"frame: {last}" in told
-    assert f"shift y: {RISE * last:.4f} ± 0.0200 px" in told
-    assert "status: good" in told
-    tab.picture("hover", "#plots")
-    tab.assert_quiet()
+    return " ".join(tooltip.evaluate("(tooltip) => tooltip.shadowRoot.textContent").split())
 
 
 def test_the_slider_uncovers_one_image_over_the_other(browser: Browser, page: Path) -> None:

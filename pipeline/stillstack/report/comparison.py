@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +25,7 @@ _MOST_AT_ONCE: Final = 16  # bounded in memory
 _STRETCHES: Final = 4
 # Residual shifts are looked for in the middle of larger frames: in all of 2048x2048 they cost 8 s.
 _RESIDUAL_PX: Final = 1024
+_SMALL_PX: Final = 80
 
 Image = NDArray[np.float64]
 
@@ -47,6 +48,8 @@ class Comparison:
         What the frames before alignment are, in words.
     checks
         What independent checks of the same frames found; None where they cannot be made.
+    small
+        Small images (y, x) of the frames before alignment, by their numbers.
     rms_before, rms_after
         Of these differences, over the pixels that both have.
     """
@@ -62,6 +65,7 @@ class Comparison:
     rms_after: float = float("nan")
     before: str = "as recorded"
     checks: Checks | None = None
+    small: dict[int, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
 
 def compare(
@@ -98,7 +102,8 @@ def compare(
     common = np.isfinite(before if before is not None else np.nan)
     common = common & np.isfinite(after if after is not None else np.nan)
     held = None if store is None or raw is None else _held_out(store, run, len(numbers))
-    recorded = None if raw is None else _raw_means(run, raw, numbers, held)
+    small: dict[int, NDArray[np.float32]] = {}
+    recorded = None if raw is None else _raw_means(run, raw, numbers, held, small)
     aligned = _aligned_means(run, numbers) if "aligned" in run else None
     return Comparison(
         n_frames=len(numbers),
@@ -112,7 +117,23 @@ def compare(
         rms_after=_rms(after, common),
         before="corrected" if isinstance(raw, CorrectedSource) else "as recorded",
         checks=None if aligned is None else _checks(run, recorded, aligned, held),
+        small=small,
     )
+
+
+def small_image(frame: NDArray[Any]) -> NDArray[np.float32]:
+    """Mean over squares of a frame (y, x), at most 80 of them a side; what is left over is cut off.
+
+    Examples
+    --------
+    >>> small_image(np.ones((100, 161))).shape
+    (33, 53)
+    """
+    factor = -(-max(frame.shape) // _SMALL_PX)
+    height, width = (max(1, length // factor) for length in frame.shape)
+    cells = frame[: height * factor, : width * factor].reshape(height, -1, width, factor)
+    mean: NDArray[np.float32] = cells.mean(axis=(1, 3), dtype=np.float32)
+    return mean
 
 
 def spread(good: NDArray[np.integer[Any]], limit: int, chunk_frames: int = 1) -> list[int]:
@@ -233,14 +254,20 @@ def _checks(
 
 
 def _raw_means(
-    run: xr.Dataset, raw: Source, numbers: list[int], held: HeldOut | None
+    run: xr.Dataset,
+    raw: Source,
+    numbers: list[int],
+    held: HeldOut | None,
+    small: dict[int, NDArray[np.float32]],
 ) -> _Means | None:
+    """Means of frames before alignment; their small images go into `small`."""
     window, shifts = _window(run), np.asarray(run["shift"].values, np.float64)
     means = _Means(np.empty(raw.shape[1:], np.bool_)[window].shape, len(numbers))
     place = 0
     for start, stop in stretches(numbers, _MOST_AT_ONCE):
         for number, frame in _readable(raw, start, stop):
             means.add(place, frame[window])
+            small[number] = small_image(frame)
             if held is not None:
                 held.add(place, frame, shifts[number])
             place += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +36,23 @@ MOST_FLAGGED: Final = 10_000
 _OLDEST: Final = (3, 8)  # tooltips of one frame where many lie under the pointer
 _NCC_COLOUR: Final = "#3c6e47"
 _LEFT_PX: Final = 74  # so that panels stand below each other whatever their numbers
+
+_TOLD: Final = """
+<b>Frame @frame</b>: @status<br>
+shift y @y{0.0000} ± @y_std{0.0000} px<br>
+shift x @x{0.0000} ± @x_std{0.0000} px<br>
+ncc @ncc{0.0000}, chi2 @chi2{0.000}
+"""
+_TOLD_REJECTED: Final = """
+<b>Frame @frame</b>: @status<br>
+no shift; ncc @ncc{0.0000}
+"""
+# Each picture is in the page once, however many points show it.
+_PICTURE: Final = """
+<div style="width: 120px; height: 120px; margin: 4px 0; image-rendering: pixelated;
+  background: var(--frame-@nearest) center / contain no-repeat"></div>
+picture: frame @nearest
+"""
 
 Floats = NDArray[np.float64]
 
@@ -103,13 +121,16 @@ def _least_middle_most(values: Floats) -> list[int]:
     return order[[0, (order.size - 1) // 2, -1]].tolist() if order.size else []
 
 
-def interactive(run: xr.Dataset) -> Interactive | None:
+def interactive(run: xr.Dataset, pictured: Sequence[int] = ()) -> Interactive | None:
     """Plots of every frame's shift, error bar, ncc and status; None without a Bokeh that can.
 
     Parameters
     ----------
     run
         A run's Dataset.
+    pictured
+        Frames of which the page has a small picture, in order, as a property ``--frame-NUMBER`` of
+        its style: points show the nearest.
     """
     if find_spec("bokeh") is None or _release("bokeh") < _OLDEST:
         return None
@@ -117,7 +138,7 @@ def interactive(run: xr.Dataset) -> Interactive | None:
     from bokeh.layouts import gridplot
     from bokeh.resources import Resources
 
-    frames, source = _frames(run)
+    frames, source = _frames(run, np.asarray(pictured, np.int64))
     panels = [_drift(run, frames, source), _fast_part(run, frames, source)]
     panels.append(_likeness(run, frames, source))
     strip = _strip(run, frames)
@@ -143,7 +164,7 @@ def _release(package: str) -> tuple[int, ...]:
     return tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
 
 
-def _frames(run: xr.Dataset) -> tuple[Range1d, ColumnDataSource]:
+def _frames(run: xr.Dataset, pictured: NDArray[np.int64]) -> tuple[Range1d, ColumnDataSource]:
     """The range that all panels share, and a row for each frame that is drawn."""
     from bokeh.models import ColumnDataSource, Range1d
 
@@ -163,10 +184,26 @@ def _frames(run: xr.Dataset) -> tuple[Range1d, ColumnDataSource]:
         columns[name] = np.asarray(run[name].values, "f4")[kept]
     columns["good"] = good[kept, 0]
     columns["ncc_good"] = np.where(columns["good"], columns["ncc"], np.float32("nan"))
+    if pictured.size:
+        columns["nearest"] = nearest(kept, pictured).astype("u4")
     columns["status"] = [", ".join(status_words(bits)) or "good" for bits in status[kept].tolist()]
     ends = -0.5 - 0.01 * status.size, status.size - 0.5 + 0.01 * status.size
     frames = Range1d(*ends, bounds=ends, name="frames")
     return frames, ColumnDataSource(columns, name="rows")
+
+
+def nearest(numbers: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each number the nearest of some that are in order; the lower of two.
+
+    Examples
+    --------
+    >>> nearest(np.array([0, 3, 5, 90]), np.array([1, 5, 9])).tolist()
+    [1, 1, 5, 9]
+    """
+    above = np.clip(np.searchsorted(among, numbers), 0, among.size - 1)
+    below = np.maximum(above - 1, 0)
+    is_below = np.abs(numbers - among[below]) <= np.abs(numbers - among[above])
+    return np.where(is_below, among[below], among[above])
 
 
 def _panel(frames: Range1d, label: str, height: int, rows: Range1d | None = None) -> figure:
@@ -199,21 +236,16 @@ def _panel(frames: Range1d, label: str, height: int, rows: Range1d | None = None
     return panel
 
 
-def _hover(renderers: list[Any]) -> HoverTool:
+def _hover(renderers: list[Any], source: ColumnDataSource, told: str = _TOLD) -> HoverTool:
     from bokeh.models import HoverTool
 
+    shown = _PICTURE if "nearest" in source.data else ""
     return HoverTool(
         renderers=renderers,
-        tooltips=[
-            ("frame", "@frame"),
-            ("shift y", "@y{0.0000} ± @y_std{0.0000} px"),
-            ("shift x", "@x{0.0000} ± @x_std{0.0000} px"),
-            ("ncc", "@ncc{0.0000}"),
-            ("chi2", "@chi2{0.000}"),
-            ("status", "@status"),
-        ],
+        tooltips=told + shown,
         limit=1,
         point_policy="snap_to_data",
+        visible=told == _TOLD,
     )
 
 
@@ -254,13 +286,13 @@ def _band(panel: figure, values: Floats, colour: str) -> None:
     panel.line(x=index, y=middle, color=colour)
 
 
-def _rejected(panel: figure, source: ColumnDataSource) -> list[Any]:
-    """Ticks at the foot of a panel for rejected frames, which have no place in it."""
+def _add_rejected(panel: figure, source: ColumnDataSource) -> None:
+    """Add ticks at the foot of a panel for rejected frames, which have no place in it."""
     from bokeh.models import CDSView, IndexFilter, Range1d
 
     rows = np.flatnonzero(~source.data["good"])
     if not rows.size:
-        return []
+        return
     panel.y_range.renderers = list(panel.renderers)  # what is good decides on the scale
     panel.extra_y_ranges = {"foot": Range1d(0, 1)}
     ticks = panel.scatter(
@@ -275,7 +307,7 @@ def _rejected(panel: figure, source: ColumnDataSource) -> list[Any]:
         line_width=_tick_width(source.data["frame"].size),
         color=REJECT_COLOUR,
     )
-    return [ticks]
+    panel.add_tools(_hover([ticks], source, _TOLD_REJECTED))
 
 
 def _tick_width(n_frames: int) -> int:
@@ -289,7 +321,8 @@ def _drift(run: xr.Dataset, frames: Range1d, source: ColumnDataSource) -> figure
     for k, axis in enumerate(AXES):
         _band(panel, np.where(good, run["shift"].values[:, k], np.nan), COLOURS[axis])
     dots = [_bars(panel, source, axis, axis, legend=True) for axis in AXES]
-    panel.add_tools(_hover([*dots, *_rejected(panel, source)]))
+    panel.add_tools(_hover(dots, source))
+    _add_rejected(panel, source)
     legend = panel.legend[0]
     legend.orientation, legend.border_line_color, legend.padding = "horizontal", None, 2
     panel.add_layout(legend, "above")
@@ -303,7 +336,7 @@ def _fast_part(run: xr.Dataset, frames: Range1d, source: ColumnDataSource) -> fi
         shift = np.where(good, run["shift"].values[:, k], np.nan)
         _band(panel, shift - trend(shift), COLOURS[axis])
     dots = [_bars(panel, source, axis, f"{axis}_fast", legend=False) for axis in AXES]
-    panel.add_tools(_hover(dots))
+    panel.add_tools(_hover(dots, source))
     return panel
 
 
@@ -315,7 +348,8 @@ def _likeness(run: xr.Dataset, frames: Range1d, source: ColumnDataSource) -> fig
     dots = panel.scatter(
         "frame", "ncc_good", source=source, size=size, color=_NCC_COLOUR, line_color=None
     )
-    panel.add_tools(_hover([dots, *_rejected(panel, source)]))
+    panel.add_tools(_hover([dots], source))
+    _add_rejected(panel, source)
     return panel
 
 

@@ -32,7 +32,7 @@ from stillstack.report.interactive import EXTRA, interactive
 from stillstack.report.motion import motion_sentences
 from stillstack.report.provenance import Provenance, read_provenance
 from stillstack.report.pulls import plot_pulls, pulls_of, pulls_sentences
-from stillstack.report.thumbnails import thumbnails
+from stillstack.report.thumbnails import hover_pictures, thumbnails
 from stillstack.report.verdict import answers, cautions
 from stillstack.sources import Source
 from stillstack.storage import RunStore, file_beside, open_run
@@ -144,6 +144,7 @@ def render_report(
     checks = None if comparison.checks is None else independent_section(comparison.checks)
     pulls = pulls_of(run)
     shown = thumbnails(run, raw, provenance.set_aside, comparison.raw_mean)
+    pictures = hover_pictures(shown, comparison.small, comparison.raw_mean)
     return environment.from_string(_packaged(_TEMPLATE)).render(
         generator=GENERATOR,
         name=provenance.name,
@@ -151,7 +152,8 @@ def render_report(
         summary=summary,
         answers=answers(summary, provenance, run.attrs.get("reference_std")),
         cautions=cautions(summary, provenance),
-        interactive=interactive(run),
+        interactive=interactive(run, list(pictures)),
+        pictures=pictures,
         behaviour=_packaged(_BEHAVIOUR),
         extra=EXTRA,
         drift=drawn(plot_drift(run), "Shift of every frame in y and x with error bars"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -9,11 +10,12 @@ import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.colors import Normalize
+from numpy.typing import NDArray
 
 from stillstack.errors import StillstackError
 from stillstack.model import REJECTING, Status, status_words
 from stillstack.pictures import IMAGE_COLOURS, display_image, image_norm
-from stillstack.report.comparison import Image
+from stillstack.report.comparison import Image, small_image
 from stillstack.report.embedded import thumbnail
 from stillstack.sources import Source
 from stillstack.summary import MEANINGS, reason, worst_frames
@@ -31,6 +33,7 @@ class Thumbnail:
     why: str
     good: bool
     picture: str | None = field(default=None, repr=False)
+    small: str | None = field(default=None, repr=False)
 
 
 def thumbnails(
@@ -49,22 +52,48 @@ def thumbnails(
     mean
         Mean of good frames, (y, x), whose scale is that of all; None where there is none.
     """
-    norm = None if mean is None else image_norm(display_image(mean, _THUMBNAIL_PX)[0])
+    norm = _scale(mean)
     status = np.asarray(run["status"].values).astype(int)
     rows = []
     for index, why in _chosen(run, status).items():
         aside = set_aside.get(index)
         bits = int(status[index])
+        frame = None if bits & Status.UNREADABLE else _frame(raw, index)
         rows.append(
             Thumbnail(
                 index=index,
                 words=", ".join(status_words(bits)) or "good",
                 why=why + (f": {aside}" if aside else ""),
                 good=not bits & REJECTING,
-                picture=None if bits & Status.UNREADABLE else _picture(raw, index, norm),
+                picture=None if frame is None else _large(frame, norm),
+                small=None if frame is None else _coloured(small_image(frame), norm),
             )
         )
     return rows
+
+
+def hover_pictures(
+    shown: Sequence[Thumbnail], small: Mapping[int, NDArray[np.float32]], mean: Image | None
+) -> dict[int, str]:
+    """Small pictures of frames, by number, that points of the plots show.
+
+    Parameters
+    ----------
+    shown
+        Frames worth a look.
+    small
+        Small images of other frames, by number.
+    mean
+        Mean of good frames, (y, x), whose scale is that of all; None where there is none.
+    """
+    norm = _scale(mean)
+    pictures = {number: _coloured(image, norm) for number, image in small.items()}
+    pictures |= {one.index: one.small for one in shown if one.small is not None}
+    return dict(sorted(pictures.items()))
+
+
+def _scale(mean: Image | None) -> Normalize | None:
+    return None if mean is None else image_norm(display_image(mean, _THUMBNAIL_PX)[0])
 
 
 def _chosen(run: xr.Dataset, status: Any) -> dict[int, str]:
@@ -82,13 +111,19 @@ def _chosen(run: xr.Dataset, status: Any) -> dict[int, str]:
     return chosen
 
 
-def _picture(raw: Source | None, index: int, norm: Normalize | None) -> str | None:
+def _frame(raw: Source | None, index: int) -> NDArray[Any] | None:
     if raw is None:
         return None
     try:
-        frame = np.asarray(raw.read(index, index + 1)[0], float)
+        return np.asarray(raw.read(index, index + 1)[0])
     except StillstackError:
         return None
-    shown, _ = display_image(frame, _THUMBNAIL_PX)
-    scaled = np.clip((norm or image_norm(shown))(shown), 0, 1)
+
+
+def _large(frame: NDArray[Any], norm: Normalize | None) -> str:
+    return _coloured(display_image(np.asarray(frame, float), _THUMBNAIL_PX)[0], norm)
+
+
+def _coloured(image: NDArray[np.floating[Any]], norm: Normalize | None) -> str:
+    scaled = np.clip((norm or image_norm(image))(image), 0, 1)
     return thumbnail(mpl.colormaps[IMAGE_COLOURS](scaled, bytes=True))
