@@ -71,6 +71,7 @@ _HOMES = {
 
 # Rooms that notebooks work in: ``stillstack.physics`` is there without an import of its own.
 _ROOMS = (
+    "errors",
     "explore",
     "ingest",
     "physics",

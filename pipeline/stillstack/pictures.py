@@ -141,10 +141,11 @@ def plot_images(
     *images: NDArray[Any],
     titles: Sequence[str],
     difference: bool = False,
+    one_scale: bool = True,
     valid: NDArray[np.bool_] | None = None,
     label: str = "counts",
 ) -> Figure:
-    """Figure of images side by side on one scale, four in a row.
+    """Figure of images side by side, four in a row.
 
     Parameters
     ----------
@@ -154,6 +155,8 @@ def plot_images(
         One for each.
     difference
         Draw them as differences: red above zero, blue below.
+    one_scale
+        Whether all have the same intensity scale.
     valid
         Outline to draw on each, True where a pixel counts.
     label
@@ -161,13 +164,14 @@ def plot_images(
     """
     columns = min(len(images), _IN_A_ROW)
     rows = -(-len(images) // columns)
-    side = 4.2 if columns <= 2 else 3.4
-    figure = Figure(figsize=((side + 1.0) * columns, (side + 0.3) * rows), layout="compressed")
+    side = {1: 4.4, 2: 4.2, 3: 3.2}.get(columns, 2.5)
+    figure = Figure(figsize=((side + 0.9) * columns, (side + 0.3) * rows), layout="compressed")
     shown = [display_image(image)[0] for image in images]
-    norm = difference_norm(*shown) if difference else image_norm(*shown)
+    scale = difference_norm if difference else image_norm
+    norms = [scale(*shown)] * len(images) if one_scale else [scale(image) for image in shown]
     colours = DIFFERENCE_COLOURS if difference else IMAGE_COLOURS
     places = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, image, title in zip(places, images, titles, strict=False):
+    for axes, image, norm, title in zip(places, images, norms, titles, strict=False):
         draw_image(axes, image, norm=norm, colours=colours, valid=valid, label=label)
         axes.set_title(title, fontsize="medium", loc="left")
     for axes in places[len(images) :]:

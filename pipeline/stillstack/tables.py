@@ -27,14 +27,8 @@ if TYPE_CHECKING:
     from stillstack.watch.status import RunState, StageState
 
 
-def run_rows(
-    summary: Summary,
-    output: str,
-    page: Path | None,
-    seconds: float | None,
-    checks: Mapping[str, Any] | None = None,
-) -> Rows:
-    """Tell what a run came to; without `seconds`, that nothing was left to do."""
+def summary_rows(summary: Summary) -> Rows:
+    """Tell what a run came to: frames, flags, drift and error bars."""
     rows = Rows([("frames", _counts(summary.n_wanted, summary.n_good))])
     if summary.n_excluded:
         rows.append(("excluded", f"{summary.n_excluded:,}, as the config says"))
@@ -49,6 +43,18 @@ def run_rows(
         rows.append(("drift", f"{y:.3g} px in y, {x:.3g} px in x"))
         y, x = summary.median_std
         rows.append(("error", f"{y:.2g} px in y, {x:.2g} px in x (1 sigma, median)"))
+    return rows
+
+
+def run_rows(
+    summary: Summary,
+    output: str,
+    page: Path | None,
+    seconds: float | None,
+    checks: Mapping[str, Any] | None = None,
+) -> Rows:
+    """Tell what a run came to, and where; without `seconds`, that nothing was left to do."""
+    rows = summary_rows(summary)
     rows += _check_rows(checks or {})
     took = "nothing was left to do"
     if seconds is not None:
