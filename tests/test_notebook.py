@@ -35,9 +35,10 @@ class Executed:
         environment.setenv("TMPDIR", str(folder))
         environment.setenv("IPYTHONDIR", str(folder / "ipython"))
         notebook = read(FOLDER / f"{name}.ipynb")
-        plain = "lambda value: value.tolist()"
-        question = f"import json\nprint(json.dumps({{{ask}}}, default={plain}))"
-        notebook.cells.append(nbformat.v4.new_code_cell(question))
+        plain = "lambda value: numpy.asarray(value).tolist()"
+        question = f"import json, numpy\nprint(json.dumps({{{ask}}}, default={plain}))"
+        new_cell: Any = nbformat.v4.new_code_cell  # untyped
+        notebook.cells.append(new_cell(question))
         where = {"metadata": {"path": str(folder)}}
         client = nbclient.NotebookClient(
             notebook, timeout=240, kernel_name="python3", resources=where
@@ -139,6 +140,58 @@ def test_reading_a_run_shows_what_was_planted_and_how_sure_it_is(execute: Any) -
     assert left < 0.005
     assert 0.9 < chi2 < 1.1
     assert done.pictures == 7
+
+
+def test_physics_recovers_the_signal_that_was_simulated(execute: Any) -> None:
+    done = execute(
+        "4-physics",
+        "pairs.n_used",
+        "pairs.n_left_out",
+        "fitted",
+        "fitted_std",
+        "[true_height, RISE]",
+        "(change - true_height * simulation.pump_response(delay, RISE)) / sigma",
+        "sigma / physics.azimuthal_average(signal, centre).standard_error"
+        ".sel(radius=slice(ring - 3, ring + 3)).mean('radius') * 7**0.5",
+        "{name: float(value) for name, value in at_end.items()}",
+        "float(coverage[150, 80])",
+    )
+    n_used, n_left_out, fitted, std, true, pull, jackknifed, at_end, rod = done.found.values()
+    assert (n_used, n_left_out) == (178, 2)
+    for value, error, truth in zip(fitted, std, true, strict=True):
+        assert abs(value - truth) < 4 * error < 0.1 * abs(truth)
+    assert max(map(abs, pull)) < 4
+    # errors from ten scans, over those that single pixels' noise gives, known to a quarter each
+    assert 0.7 < sum(jackknifed) / len(jackknifed) < 1.4
+    assert abs(at_end["registered"] / at_end["truth"] - 1) < 0.03
+    assert at_end["not registered"] / at_end["truth"] < 0.93
+    assert rod > 0  # behind the rod of the beam-block
+    assert done.pictures == 5
+
+
+def test_a_cluster_is_examined_and_used_from_a_notebook(execute: Any) -> None:
+    done = execute(
+        "5-cluster",
+        "[plan.errors, plan.valid.mean()]",
+        "diagnosis.exit_code",
+        "{check.name: check.state for check in diagnosis.checks}",
+        "{check.name: check.state for check in of_client.checks}",
+        "bool(again['shift'].equals(run['shift']))",
+        "[simulated.rejects, stillstack.is_good(run.status).values.nonzero()[0]]",
+        "cluster.status.name",
+    )
+    planned, exit_code, of_run, of_client, same, (rejects, good), state = done.found.values()
+    assert planned[0] == []
+    assert exit_code == 0
+    assert set(of_run.values()) == {"good"}
+    # what workers that were started by hand lack
+    assert {name for name, told in of_client.items() if told != "good"} == {"threads"}
+    assert same
+    assert sorted({*rejects, *good}) == list(range(160))
+    assert not {*rejects} & {*good}
+    assert "dashboard: http://" in done.printed
+    assert state == "closed"
+    assert done.pictures == 3
 
 
 def test_chromium_moves_where_the_truth_is_and_not_where_an_unmasked_correlation_says(

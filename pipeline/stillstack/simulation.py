@@ -31,6 +31,7 @@ from stillstack.longrun import (
     long_timeline,
     simulate_long_run,
 )
+from stillstack.pumpprobe import pump_response, simulate_pump_probe
 from stillstack.scene import (
     Image,
     Scene,
@@ -59,7 +60,9 @@ __all__ = [
     "evolving_scenes",
     "long_timeline",
     "powder_scene",
+    "pump_response",
     "simulate_long_run",
+    "simulate_pump_probe",
     "simulate_stack",
     "textured_scene",
 ]
