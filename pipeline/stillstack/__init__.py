@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stillstack.assess import assess
     from stillstack.config import RunConfig, load_config
     from stillstack.doctor import examine
     from stillstack.graph import align, register
@@ -32,6 +33,7 @@ __all__ = [
     "RunConfig",
     "Status",
     "align",
+    "assess",
     "correlate_masked",
     "examine",
     "is_good",
@@ -49,6 +51,7 @@ __all__ = [
 
 # Imported when first used, so that `stillstack --help` does not wait for Dask and numba.
 _HOMES = {
+    "assess": "assess",
     "RunConfig": "config",
     "load_config": "config",
     "align": "graph",

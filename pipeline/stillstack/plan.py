@@ -62,7 +62,7 @@ class Plan:
         What was opened and found out for it: used by the run, left out of `to_json`.
     """
 
-    config: RunConfig
+    config: RunConfig = field(repr=False)
     layout: Layout
     memory: Memory
     workers: int

@@ -147,6 +147,10 @@ class SimulatedStack:
     def __len__(self) -> int:
         return len(self.shift)
 
+    def __repr__(self) -> str:
+        n_frames, height, width = self.shape
+        return f"<SimulatedStack of {n_frames} frames of {height} x {width}, seed {self.seed}>"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Frames, rows, columns."""
