@@ -79,7 +79,7 @@ def _check_rows(checks: Mapping[str, Any]) -> Rows:
     gain, std = checks.get("sharpness_gain"), checks.get("sharpness_gain_std")
     if gain is not None and std is not None and np.isfinite(gain):
         said.append(f"the mean is {gain:.3g} ± {std:.2g} times as sharp as recorded")
-    return [("checks" if not i else "", words) for i, words in enumerate(said)]
+    return Rows(("checks" if not i else "", words) for i, words in enumerate(said))
 
 
 def verification_rows(found: Verification) -> Rows:
