@@ -24,6 +24,8 @@ from stores import stored
 from test_run import ScriptedSource
 from workers import worker_processes
 
+planning = importlib.import_module("stillstack.plan")  # stillstack.plan is the function
+
 N_BLOCKS, BLOCK_FRAMES, N_WORKERS = 15, 4, 2
 # Where a worker dies: the function that it is about to call, for the how-manieth time, and whether
 # it does the work before.
@@ -91,7 +93,7 @@ def scripted(
 ) -> ScriptedSource:
     """Frames that note who reads them; runs of this test read them."""
     source = ScriptedSource(open_source(str(small_stack_file)), str(tmp_path / "reads"))
-    monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
+    monkeypatch.setattr(planning, "open_source", lambda *_, **__: source)
     return source
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import pwd
 import shutil
@@ -34,6 +35,8 @@ from stillstack.sources import open_source
 from stillstack.storage import RunStore
 from stillstack.verification import verify_store
 from stores import stored
+
+planning = importlib.import_module("stillstack.plan")  # stillstack.plan is the function
 
 # remote workers cannot import this file: its functions travel as they are
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -87,7 +90,7 @@ def hold(
 
     def use(**how: Any) -> None:
         source = held.HeldSource(open_source(str(small_stack_file)), os.getpid(), **how)
-        monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
+        monkeypatch.setattr(planning, "open_source", lambda *_, **__: source)
 
     return use
 

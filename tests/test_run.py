@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -34,6 +35,8 @@ from stillstack.storage import RunStore
 from stores import stored
 from workers import worker_threads
 from wrapped import WrappedSource
+
+planning = importlib.import_module("stillstack.plan")  # stillstack.plan is the function
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def script(small_stack_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         log.with_suffix(".coordinator").write_text(str(os.getpid()))
         log.touch()
         source = ScriptedSource(open_source(str(small_stack_file)), str(log), **faults)
-        monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
+        monkeypatch.setattr(planning, "open_source", lambda *_, **__: source)
         return source
 
     return use
@@ -392,5 +395,5 @@ def test_the_first_block_is_timed_by_itself_only_where_that_is_nothing_beside_th
     cluster_client: Any, small_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert plan(make_config(small_config), calibrated=None).forecast is None
-    monkeypatch.setattr("stillstack.plan._MANY_BYTES", 60 * 128 * 128 * 2)
+    monkeypatch.setattr(planning, "_MANY_BYTES", 60 * 128 * 128 * 2)
     assert plan(make_config(small_config), calibrated=None).forecast is not None

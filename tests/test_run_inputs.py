@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ from stillstack.worker_view import look_at_input
 from stores import stored
 from test_doctor import VIEW
 from workers import worker_threads
+
+planning = importlib.import_module("stillstack.plan")  # stillstack.plan is the function
 
 DEFECT = (40, 44)
 EXCLUDE = {"frames": ["8-11", 21], "values": {"scan": [5]}, "expression": "delay > 56"}
@@ -100,7 +103,7 @@ def scans(
         log.write_text("")
         Path(f"{log}.own").write_text(str(os.getpid()))
         source = Scans(str(path), str(log), **faults)
-        monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
+        monkeypatch.setattr(planning, "open_source", lambda *_, **__: source)
         return source
 
     return use

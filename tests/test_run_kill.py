@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -27,6 +28,8 @@ from stillstack.run import run
 from stillstack.sources import open_source
 from stillstack.storage import RunStore
 from stores import stored
+
+planning = importlib.import_module("stillstack.plan")  # stillstack.plan is the function
 
 N_BLOCKS = 15
 SCRIPT = """
@@ -262,7 +265,7 @@ def test_a_frame_that_kills_workers_is_found_and_set_aside(
     small_config: Any, small_stack_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = DeadlySource(open_source(str(small_stack_file)), os.getpid(), deadly=17)
-    monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
+    monkeypatch.setattr(planning, "open_source", lambda *_, **__: source)
     monkeypatch.setattr(execute, "Limits", partial(Limits, attempts=1))
     impatient = {**settings.SETTINGS, "distributed.scheduler.allowed-failures": 0}
     monkeypatch.setattr(settings, "SETTINGS", impatient)
@@ -310,7 +313,7 @@ def sticky(
         for number in range(n_hangs):
             (hangs / f"{number:03d}").touch()
         source = StickySource(open_source(str(small_stack_file)), os.getpid(), 17, hangs)
-        monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
+        monkeypatch.setattr(planning, "open_source", lambda *_, **__: source)
         patience = partial(Limits, attempts=2, hang_factor=3.0, least_hang_seconds=6.0)
         monkeypatch.setattr(execute, "Limits", patience)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -49,6 +50,8 @@ from stillstack.watch.progress import Pace, Progress
 from stillstack.watch.runlog import run_log
 from stillstack.watch.status import look_at
 from stillstack.watch.teller import Teller
+
+planning = importlib.import_module("stillstack.plan")  # stillstack.plan is the function
 
 SHAPE = (8, 10)
 N_FRAMES = 40
@@ -496,7 +499,7 @@ def test_frames_that_are_set_aside_are_logged_with_the_reason(
     cluster_client: Any, small_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Truncated(open_source(small_config["input"]["path"]))
-    monkeypatch.setattr("stillstack.plan.open_source", lambda *_, **__: source)
+    monkeypatch.setattr(planning, "open_source", lambda *_, **__: source)
     run(small_config)
     text = logged(Path(small_config["output"]["path"]))
     assert "WARNING frame 33 is set aside: Frame 33 is truncated." in text

@@ -9,7 +9,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stillstack.assess import assess
     from stillstack.config import RunConfig, load_config
+    from stillstack.doctor import examine
     from stillstack.graph import align, register
     from stillstack.kernels.correlation import correlate_masked
     from stillstack.kernels.registration import (
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
         register_frame,
     )
     from stillstack.model import Status, is_good
+    from stillstack.plan import plan
     from stillstack.reduction import reduce_run
     from stillstack.run import open_run, run
     from stillstack.simulation import simulate_stack
@@ -30,11 +33,14 @@ __all__ = [
     "RunConfig",
     "Status",
     "align",
+    "assess",
     "correlate_masked",
+    "examine",
     "is_good",
     "load_config",
     "open_run",
     "open_stack",
+    "plan",
     "prepare_reference",
     "reduce_run",
     "register",
@@ -45,23 +51,40 @@ __all__ = [
 
 # Imported when first used, so that `stillstack --help` does not wait for Dask and numba.
 _HOMES = {
+    "assess": "assess",
     "RunConfig": "config",
     "load_config": "config",
     "align": "graph",
     "register": "graph",
     "correlate_masked": "kernels.correlation",
+    "examine": "doctor",
     "Reference": "kernels.registration",
     "Registration": "kernels.registration",
     "prepare_reference": "kernels.registration",
     "register_frame": "kernels.registration",
     "Status": "model",
     "is_good": "model",
+    "plan": "plan",
     "reduce_run": "reduction",
     "open_run": "run",
     "run": "run",
     "simulate_stack": "simulation",
     "open_stack": "sources",
 }
+
+# Rooms that notebooks work in: ``stillstack.physics`` is there without an import of its own.
+_ROOMS = (
+    "errors",
+    "explore",
+    "ingest",
+    "physics",
+    "pictures",
+    "report",
+    "simulation",
+    "summary",
+    "tables",
+    "valid",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -71,12 +94,14 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"stillstack.{_HOMES[name]}"), name)
         globals()[name] = value
         return value
+    if name in _ROOMS:
+        return importlib.import_module(f"stillstack.{name}")
     message = f"module 'stillstack' has no attribute {name!r}"
     raise AttributeError(message)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted({*globals(), *__all__, *_ROOMS, "__version__"})
 
 
 class _ContentsPage(ModuleType):

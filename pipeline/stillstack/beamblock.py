@@ -22,6 +22,11 @@ class BeamBlock:
     rod: tuple[int, int, int, int]
     disc: tuple[float, float, float]
 
+    @property
+    def figures(self) -> list[dict[str, list[float]]]:
+        """What a config excludes: ``valid: {frames: {exclude: ...}}``."""
+        return [{"rectangle": list(self.rod)}, {"circle": list(self.disc)}]
+
 
 def beam_block_figure(shape: tuple[int, int], margin_px: float = 0.0) -> BeamBlock:
     """Rectangle and circle of the beam-block, grown by a margin.

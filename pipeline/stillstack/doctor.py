@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -74,14 +75,17 @@ class Diagnosis:
 
 
 def examine(
-    config: RunConfig, *, wait: float = DEFAULT_WAIT_SECONDS, on_link: OnLink | None = None
+    config: RunConfig | Mapping[str, Any] | str | Path,
+    *,
+    wait: float = DEFAULT_WAIT_SECONDS,
+    on_link: OnLink | None = None,
 ) -> Diagnosis:
-    """Examine the cluster that a config asks for.
+    """Examine the cluster that a config asks for, or the active Dask Client's.
 
     Parameters
     ----------
     config
-        Of the run.
+        Of the run: a config, its sections as a mapping, or its path.
     wait
         Seconds to wait for all workers that are asked for; those that have come are examined.
     on_link
@@ -91,8 +95,14 @@ def examine(
     ------
     InputError
         If the input cannot be opened at all.
+
+    Examples
+    --------
+    >>> examine("run7.yaml").exit_code
+    0
     """
     plan = make_plan(config)
+    config = plan.config
     cluster, workers = config.cluster, plan.workers
     if cluster.adapt is not None:  # without work none would come
         workers = max(1, cluster.adapt[0])

@@ -110,10 +110,7 @@ def simulated_config(stack: SimulatedStack, frames: str, aligned: str) -> str:
         "output": {"path": aligned},
         "valid": {
             "frames": {
-                "exclude": [
-                    {"rectangle": [int(edge) for edge in block.rod]},
-                    {"circle": [float(length) for length in block.disc]},
-                ],
+                "exclude": block.figures,
                 "above": stack.saturation - 1,
             }
         },

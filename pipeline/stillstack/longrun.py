@@ -253,6 +253,11 @@ class LongRun:
     def __len__(self) -> int:
         return len(self.content)
 
+    def __repr__(self) -> str:
+        n_frames, height, width = self.shape
+        hours, names = self.timeline.time[-1] / 3600.0, ", ".join(self.coords)
+        return f"<LongRun of {n_frames} frames of {height} x {width}, {hours:.3g} h, with {names}>"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Frames, rows, columns."""

@@ -6,6 +6,7 @@ report and on a machine without a screen.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 INVALID_COLOUR: Final = "#c9ccd1"
 IMAGE_COLOURS: Final = "viridis"
 DIFFERENCE_COLOURS: Final = "RdBu_r"
+PROPOSAL_COLOUR: Final = "#ff8c1a"
+_IN_A_ROW: Final = 4
 
 
 def display_image(image: NDArray[Any], limit: int = 640) -> tuple[NDArray[np.float64], int]:
@@ -134,13 +137,81 @@ def plot_image(image: NDArray[Any], *, title: str = "", **options: Any) -> Figur
     return figure
 
 
-def plot_before_after(
-    before: NDArray[Any], after: NDArray[Any], *, titles: tuple[str, str] = ("before", "after")
+def plot_images(
+    *images: NDArray[Any],
+    titles: Sequence[str],
+    difference: bool = False,
+    one_scale: bool = True,
+    valid: NDArray[np.bool_] | None = None,
+    label: str = "counts",
 ) -> Figure:
-    """Figure of two images side by side with the same intensity scale."""
-    figure = Figure(figsize=(10.4, 4.5), layout="compressed")
-    norm = image_norm(display_image(before)[0], display_image(after)[0])
-    for axes, image, title in zip(figure.subplots(1, 2), (before, after), titles, strict=True):
-        draw_image(axes, image, norm=norm)
+    """Figure of images side by side, four in a row.
+
+    Parameters
+    ----------
+    *images
+        Images, shape (y, x) each; NaN is drawn grey.
+    titles
+        One for each.
+    difference
+        Draw them as differences: red above zero, blue below.
+    one_scale
+        Whether all have the same intensity scale.
+    valid
+        Outline to draw on each, True where a pixel counts.
+    label
+        Label of the colour bars.
+    """
+    columns = min(len(images), _IN_A_ROW)
+    rows = -(-len(images) // columns)
+    side = {1: 4.4, 2: 4.2, 3: 3.2}.get(columns, 2.5)
+    figure = Figure(figsize=((side + 0.9) * columns, (side + 0.3) * rows), layout="compressed")
+    shown = [display_image(image)[0] for image in images]
+    scale = difference_norm if difference else image_norm
+    norms = [scale(*shown)] * len(images) if one_scale else [scale(image) for image in shown]
+    colours = DIFFERENCE_COLOURS if difference else IMAGE_COLOURS
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, image, norm, title in zip(places, images, norms, titles, strict=False):
+        draw_image(axes, image, norm=norm, colours=colours, valid=valid, label=label)
         axes.set_title(title, fontsize="medium", loc="left")
+    for axes in places[len(images) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def plot_valid(
+    image: NDArray[Any],
+    valid: NDArray[np.bool_],
+    *,
+    proposed: NDArray[np.bool_] | None = None,
+    title: str = "",
+    label: str = "counts",
+) -> Figure:
+    """Figure of an image with its valid area outlined and the rest veiled.
+
+    Parameters
+    ----------
+    image
+        Image, shape (y, x).
+    valid
+        True where a pixel counts.
+    proposed
+        True inside what may be a beam-block: drawn dashed.
+    title
+        Above the picture, before what the lines mean.
+    label
+        Label of the colour bar.
+    """
+    figure = Figure(figsize=(7.2, 6.2), layout="compressed")
+    axes = figure.add_subplot()
+    draw_image(axes, image, label=label)
+    excluded = np.ma.masked_where(valid, np.ones(valid.shape))
+    axes.imshow(excluded, cmap="gray", vmin=0, vmax=2, alpha=0.55, interpolation="nearest")
+    draw_outline(axes, valid)
+    words = [f"Outlined: the valid area, {valid.mean():.1%} of the pixels; the rest is veiled."]
+    if proposed is not None:
+        draw_outline(axes, proposed, PROPOSAL_COLOUR, "dashed")
+        words.append("Dashed: looks like a beam-block that is not excluded.")
+    lines = [title, *words] if title else words
+    axes.set_title("\n".join(lines), fontsize="medium", loc="left")
     return figure

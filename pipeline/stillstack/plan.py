@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from stillstack import cluster, inspection, storage
 from stillstack.calibration import Calibration, Trial, calibrate
-from stillstack.config import RunConfig, config_digest, result_settings
+from stillstack.config import RunConfig, as_config, config_digest, result_settings
 from stillstack.errors import RunFaultError
 from stillstack.exclusion import kept_numbers
 from stillstack.findings import Finding, Findings, refuse
@@ -61,7 +62,7 @@ class Plan:
         What was opened and found out for it: used by the run, left out of `to_json`.
     """
 
-    config: RunConfig
+    config: RunConfig = field(repr=False)
     layout: Layout
     memory: Memory
     workers: int
@@ -140,7 +141,9 @@ class Plan:
         }
 
 
-def plan(config: RunConfig, *, calibrated: bool | None = False) -> Plan:
+def plan(
+    config: RunConfig | Mapping[str, Any] | str | Path, *, calibrated: bool | None = False
+) -> Plan:
     """Plan of a run: sizes, memory, disk, and all findings at once.
 
     A few frames are read, to see the noise, the brightness and the valid pixels.
@@ -148,7 +151,7 @@ def plan(config: RunConfig, *, calibrated: bool | None = False) -> Plan:
     Parameters
     ----------
     config
-        What is wanted.
+        What is wanted: a config, its sections as a mapping, or its path.
     calibrated
         Time the first block, and forecast the run's time. This takes as long as to prepare a
         reference, and writes a block into a folder beside the output that is removed again.
@@ -158,7 +161,14 @@ def plan(config: RunConfig, *, calibrated: bool | None = False) -> Plan:
     ------
     InputError
         If the input cannot be opened at all, together with what else was found by then.
+
+    Examples
+    --------
+    >>> made = plan("run7.yaml")
+    >>> made.errors, made.valid.shape == made.layout.frame_shape
+    ((), True)
     """
+    config = as_config(config)
     found = Findings()
     place = config.output.place
     found.check(lambda: storage.check_writable(place))

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from stillstack.picture_file import write_picture
-from stillstack.pictures import draw_image, draw_outline
+from stillstack.pictures import plot_valid
 from stillstack.valid import describe_region, propose_beam_block
 
 if TYPE_CHECKING:
     from stillstack.plan import Plan
 
-PROPOSAL_COLOUR: Final = "#ff8c1a"
 _LEAST_UNCOVERED: Final = 0.1
 
 
@@ -68,17 +66,11 @@ def draw_plan(plan: Plan, proposal: Proposal | None, path: Path) -> Path:
     InputError
         If it cannot be written.
     """
-    figure = Figure(figsize=(8, 6.8), layout="compressed")
-    axes = figure.add_subplot()
-    draw_image(axes, plan.typical.astype(float), label="mean counts of the sampled frames")
-    excluded = np.ma.masked_where(plan.valid, np.ones(plan.valid.shape))
-    axes.imshow(excluded, cmap="gray", vmin=0, vmax=2, alpha=0.55, interpolation="nearest")
-    draw_outline(axes, plan.valid)
-    words = [
-        f"Outlined: the valid area, {plan.valid.mean():.1%} of the pixels; the rest is veiled."
-    ]
-    if proposal is not None:
-        draw_outline(axes, proposal.inside, PROPOSAL_COLOUR, "dashed")
-        words.append("Dashed: looks like a beam-block that is not excluded.")
-    axes.set_title("\n".join([plan.source.name, *words]), fontsize="medium", loc="left")
+    figure = plot_valid(
+        plan.typical.astype(float),
+        plan.valid,
+        proposed=None if proposal is None else proposal.inside,
+        title=plan.source.name,
+        label="mean counts of the sampled frames",
+    )
     return write_picture(figure, path)

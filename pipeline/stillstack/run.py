@@ -22,7 +22,7 @@ from stillstack.cluster import (
     performance_report,
     worker_peaks,
 )
-from stillstack.config import RunConfig, load_config, make_config
+from stillstack.config import RunConfig
 from stillstack.errors import disk_fault
 from stillstack.execute import execute
 from stillstack.interrupt import Interrupts
@@ -103,7 +103,8 @@ def run(
     )
     peak_before = peak_bytes()
     with Interrupts() as interrupts:
-        plan = _plan_of(config).refuse()
+        plan = config if isinstance(config, Plan) else make_plan(config, calibrated=None)
+        plan.refuse()
         place, began = plan.config.output.place, time.time()
         try:
             with lock_run(place) as lock, run_log(place):
@@ -196,12 +197,3 @@ def _execute(
         "worker_peak_bytes": max(peaks, default=0),
         "passes": passes,
     }
-
-
-def _plan_of(config: RunConfig | Plan | Mapping[str, Any] | str | Path) -> Plan:
-    if isinstance(config, Plan):
-        return config
-    if isinstance(config, RunConfig):
-        return make_plan(config, calibrated=None)
-    made = make_config(config) if isinstance(config, Mapping) else load_config(config)
-    return make_plan(made, calibrated=None)

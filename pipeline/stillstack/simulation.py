@@ -31,6 +31,7 @@ from stillstack.longrun import (
     long_timeline,
     simulate_long_run,
 )
+from stillstack.pumpprobe import pump_response, simulate_pump_probe
 from stillstack.scene import (
     Image,
     Scene,
@@ -59,7 +60,9 @@ __all__ = [
     "evolving_scenes",
     "long_timeline",
     "powder_scene",
+    "pump_response",
     "simulate_long_run",
+    "simulate_pump_probe",
     "simulate_stack",
     "textured_scene",
 ]
@@ -143,6 +146,10 @@ class SimulatedStack:
 
     def __len__(self) -> int:
         return len(self.shift)
+
+    def __repr__(self) -> str:
+        n_frames, height, width = self.shape
+        return f"<SimulatedStack of {n_frames} frames of {height} x {width}, seed {self.seed}>"
 
     @property
     def shape(self) -> tuple[int, int, int]:

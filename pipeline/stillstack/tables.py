@@ -10,6 +10,7 @@ import numpy as np
 
 from stillstack.model import Status
 from stillstack.quantities import byte_size, clock, duration
+from stillstack.rows import Rows
 from stillstack.summary import Summary, compact_ranges
 
 if TYPE_CHECKING:
@@ -25,18 +26,10 @@ if TYPE_CHECKING:
     from stillstack.verification import Verification
     from stillstack.watch.status import RunState, StageState
 
-Rows = list[tuple[str, str]]
 
-
-def run_rows(
-    summary: Summary,
-    output: str,
-    page: Path | None,
-    seconds: float | None,
-    checks: Mapping[str, Any] | None = None,
-) -> Rows:
-    """Tell what a run came to; without `seconds`, that nothing was left to do."""
-    rows = [("frames", _counts(summary.n_wanted, summary.n_good))]
+def summary_rows(summary: Summary) -> Rows:
+    """Tell what a run came to: frames, flags, drift and error bars."""
+    rows = Rows([("frames", _counts(summary.n_wanted, summary.n_good))])
     if summary.n_excluded:
         rows.append(("excluded", f"{summary.n_excluded:,}, as the config says"))
     if summary.n_rejected:
@@ -50,6 +43,18 @@ def run_rows(
         rows.append(("drift", f"{y:.3g} px in y, {x:.3g} px in x"))
         y, x = summary.median_std
         rows.append(("error", f"{y:.2g} px in y, {x:.2g} px in x (1 sigma, median)"))
+    return rows
+
+
+def run_rows(
+    summary: Summary,
+    output: str,
+    page: Path | None,
+    seconds: float | None,
+    checks: Mapping[str, Any] | None = None,
+) -> Rows:
+    """Tell what a run came to, and where; without `seconds`, that nothing was left to do."""
+    rows = summary_rows(summary)
     rows += _check_rows(checks or {})
     took = "nothing was left to do"
     if seconds is not None:
@@ -74,13 +79,13 @@ def _check_rows(checks: Mapping[str, Any]) -> Rows:
     gain, std = checks.get("sharpness_gain"), checks.get("sharpness_gain_std")
     if gain is not None and std is not None and np.isfinite(gain):
         said.append(f"the mean is {gain:.3g} ± {std:.2g} times as sharp as recorded")
-    return [("checks" if not i else "", words) for i, words in enumerate(said)]
+    return Rows(("checks" if not i else "", words) for i, words in enumerate(said))
 
 
 def verification_rows(found: Verification) -> Rows:
     """Tell what is wrong with a store, block by block."""
     state = "complete" if found.complete else "unfinished"
-    rows = [("store", f"{state}, {found.n_frames:,} frames in {found.n_blocks:,} blocks")]
+    rows = Rows([("store", f"{state}, {found.n_frames:,} frames in {found.n_blocks:,} blocks")])
     rows += [("damaged", f"frames {d.start} to {d.stop - 1}: {'; '.join(d.faults)}")
              for d in found.damaged]  # fmt: skip
     if found.missing:
@@ -96,7 +101,7 @@ _MOST_REASONS = 5
 
 def status_rows(seen: RunState) -> Rows:
     """Tell how far a run has come."""
-    rows = [("state", f"{seen.state}, {_writer(seen)}")]
+    rows = Rows([("state", f"{seen.state}, {_writer(seen)}")])
     rows += [(stage.name, _stage(stage, seen)) for stage in seen.stages]
     if seen.n_frames and seen.n_frames > seen.n_pending and (seen.n_good or seen.flags):
         known = seen.n_frames - seen.n_pending
@@ -153,7 +158,7 @@ def info_rows(found: Contents) -> Rows:
         "run": f"{found.format}, a run of stillstack",
     }
     finished = {None: "", True: ", complete", False: ", unfinished"}[found.complete]
-    rows = [("format", kinds[found.kind] + finished)]
+    rows = Rows([("format", kinds[found.kind] + finished)])
     if found.shape is not None:
         n_frames, height, width = found.shape
         pieces = f"{found.chunk_frames:,} frames stored as one piece"
@@ -182,7 +187,7 @@ def _span(span: Span) -> str:
 
 def doctor_rows(found: Diagnosis) -> Rows:
     """Tell what was found of a cluster, check by check, and what speaks against the run itself."""
-    rows = [("cluster", found.kind)]
+    rows = Rows([("cluster", found.kind)])
     rows += [("plan", f"{finding.level}: {finding}") for finding in found.plan_findings]
     for check in found.checks:
         said = [f"{finding.level}: {finding}" for finding in check.findings]
@@ -207,7 +212,7 @@ def run_json(
     }
 
 
-def plan_rows(plan: Plan, picture: Path) -> Rows:
+def plan_rows(plan: Plan, picture: Path | None = None) -> Rows:
     """Tell what a run will take and produce."""
     layout, memory = plan.layout, plan.memory
     n_frames, (height, width) = layout.n_frames, layout.frame_shape
@@ -227,25 +232,28 @@ def plan_rows(plan: Plan, picture: Path) -> Rows:
         f"{layout.aligned_dtype or 'table only'}, at most {byte_size(plan.output_bytes)}"
         + ("" if plan.free_bytes is None else f"; {byte_size(plan.free_bytes)} free")
     )
-    rows = [
-        ("input", plan.source.name),
-        ("frames", f"{n_frames:,} of {height} x {width}, {dtype}, {byte_size(raw)}"),
-        ("chunks", chunks),
-        ("blocks", blocks),
-        ("passes", ", ".join(layout.stage_names)),
-        ("valid", f"{plan.valid.mean():.1%} of the pixels"),
-        ("noise", f"{plan.gain:.3g} counts per event, {plan.read_noise:.3g} counts read noise"),
-        ("memory", _memory(plan)),
-        ("time", _time(plan)),
-        ("output", output),
-        ("picture", str(picture)),
-    ]
+    rows = Rows(
+        [
+            ("input", plan.source.name),
+            ("frames", f"{n_frames:,} of {height} x {width}, {dtype}, {byte_size(raw)}"),
+            ("chunks", chunks),
+            ("blocks", blocks),
+            ("passes", ", ".join(layout.stage_names)),
+            ("valid", f"{plan.valid.mean():.1%} of the pixels"),
+            ("noise", f"{plan.gain:.3g} counts per event, {plan.read_noise:.3g} counts read noise"),
+            ("memory", _memory(plan)),
+            ("time", _time(plan)),
+            ("output", output),
+        ]
+    )
     n_excluded = int(plan.left_out.sum())
     if n_excluded:
         listed = compact_ranges(np.flatnonzero(plan.left_out))
         rows.insert(2, ("excluded", f"{n_excluded:,} frames: {listed}"))
     if not memory.limit:
-        rows.insert(-2, ("cluster", "a running one, with its own workers and memory limits"))
+        rows.insert(-1, ("cluster", "a running one, with its own workers and memory limits"))
+    if picture is not None:
+        rows.append(("picture", str(picture)))
     return rows
 
 
@@ -259,12 +267,14 @@ def scale_rows(scale: Scale) -> Rows:
         f"a limit of {byte_size(scale.worker_limit)} for each worker, "
         f"{byte_size(scale.coordinator_bytes)} for the coordinator"
     )
-    rows = [
-        ("raw frames", byte_size(scale.source_bytes)),
-        ("output", f"{byte_size(scale.output_bytes)}, {objects}"),
-        ("blocks", f"{layout.n_blocks:,} of {layout.block_frames} frames"),
-        ("memory", memory),
-    ]
+    rows = Rows(
+        [
+            ("raw frames", byte_size(scale.source_bytes)),
+            ("output", f"{byte_size(scale.output_bytes)}, {objects}"),
+            ("blocks", f"{layout.n_blocks:,} of {layout.block_frames} frames"),
+            ("memory", memory),
+        ]
+    )
     forecasts = [scale.chosen] if scale.chosen is not None else scale.steps
     rows += [(f"{step.workers:,} workers", _expected(step)) for step in forecasts]
     if forecasts:
@@ -285,11 +295,13 @@ def written_rows(written: Written, config: Path | None) -> Rows:
     """Tell what an ingest or a simulation came to."""
     n_frames, height, width = written.shape
     raw = int(np.prod(written.shape)) * np.dtype(written.dtype).itemsize
-    rows = [
-        ("frames", f"{n_frames:,} of {height} x {width} pixels, {written.dtype}"),
-        ("chunks", f"{written.chunk_frames} frames"),
-        ("size", f"{byte_size(written.written_bytes)} on the disk, {byte_size(raw)} as pixels"),
-    ]
+    rows = Rows(
+        [
+            ("frames", f"{n_frames:,} of {height} x {width} pixels, {written.dtype}"),
+            ("chunks", f"{written.chunk_frames} frames"),
+            ("size", f"{byte_size(written.written_bytes)} on the disk, {byte_size(raw)} as pixels"),
+        ]
+    )
     if written.set_aside:
         rows.append(("set aside", compact_ranges(tuple(written.set_aside))))
     if config is not None:
@@ -325,14 +337,16 @@ def reduction_rows(told: dict[str, Any]) -> Rows:
     """Tell what a reduction came to: what `reduction_json` gives, in words."""
     by = ", ".join(f"{count:,} of {name}" for name, count in told["by"].items())
     each = f"{told['fewest_frames']:,} to {told['most_frames']:,} frames in each"
-    rows = [
-        ("groups", f"{told['groups']:,} ({by}), {each}" if by else "one, of all frames"),
-        ("frames", f"{told['frames_used']:,} were averaged"),
-        ("divided by", told["normalisation"].replace("none", "nothing")),
-        ("variables", ", ".join(told["variables"])),
-        ("time", duration(told["seconds"])),
-        ("output", told["output"]),
-    ]
+    rows = Rows(
+        [
+            ("groups", f"{told['groups']:,} ({by}), {each}" if by else "one, of all frames"),
+            ("frames", f"{told['frames_used']:,} were averaged"),
+            ("divided by", told["normalisation"].replace("none", "nothing")),
+            ("variables", ", ".join(told["variables"])),
+            ("time", duration(told["seconds"])),
+            ("output", told["output"]),
+        ]
+    )
     for count, what in (
         (told["groups_without_frames"], "no frame: NaN, with a coverage of 0"),
         (told["groups_of_one_frame"], "one frame only: no variance and no error"),
@@ -355,15 +369,17 @@ def demo_rows(result: DemoResult, page: Path, seconds: float) -> Rows:
             f"{duration(seconds)} in all; the run {duration(result.run_seconds)}, "
             f"{rate:.3g} frames/s"
         )
-    return [
-        ("frames", f"{result.n_frames:,}: {result.n_good:,} good, {bad:,} bad ({verdict})"),
-        ("error", f"{result.rms_px:.4f} px rms against the simulated truth"),
-        ("predicted", f"{result.predicted_px:.4f} px (error / predicted = {result.ratio:.2f})"),
-        ("time", took),
-        ("frames in", str(result.frames)),
-        ("aligned in", str(result.aligned)),
-        ("report", str(page)),
-    ]
+    return Rows(
+        [
+            ("frames", f"{result.n_frames:,}: {result.n_good:,} good, {bad:,} bad ({verdict})"),
+            ("error", f"{result.rms_px:.4f} px rms against the simulated truth"),
+            ("predicted", f"{result.predicted_px:.4f} px (error / predicted = {result.ratio:.2f})"),
+            ("time", took),
+            ("frames in", str(result.frames)),
+            ("aligned in", str(result.aligned)),
+            ("report", str(page)),
+        ]
+    )
 
 
 def _counts(n_frames: int, n_good: int) -> str:

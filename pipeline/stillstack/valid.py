@@ -8,12 +8,13 @@ may be a percentage of its axis: '0%' is the outer edge of the first pixel, '100
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stillstack.config.settings_file import SettingsFile, validated
 from stillstack.config.valid import Figure, Length, ValidConfig
 from stillstack.defects import defect_pixels
 from stillstack.errors import InputError
@@ -130,7 +131,7 @@ def figures(shape: Shape, these: Iterable[Figure], where: str = "a figure") -> I
 
 
 def valid_from_config(
-    spec: ValidConfig,
+    spec: ValidConfig | Mapping[str, Any],
     shape: Shape,
     read_image: Callable[[str], NDArray[Any]] | None = None,
     sample: NDArray[Any] | None = None,
@@ -142,7 +143,7 @@ def valid_from_config(
     Parameters
     ----------
     spec
-        One of the sections of ``valid``.
+        One of the sections of ``valid``, as a mapping or made of one.
     shape
         Rows and columns.
     read_image
@@ -158,9 +159,18 @@ def valid_from_config(
     ------
     InputError
         The image has another shape or several channels, a figure covers no pixel, or defects are
-        asked for without a sample.
+        asked for without a sample; or the mapping is not such a section.
+
+    Examples
+    --------
+    >>> valid_from_config({"exclude": [{"rectangle": [0, 2, 1, 3]}]}, (3, 4)).astype(int)
+    array([[1, 0, 0, 1],
+           [1, 0, 0, 1],
+           [1, 1, 1, 1]])
     """
     shape = tuple(shape)
+    if not isinstance(spec, ValidConfig):
+        spec = validated(ValidConfig, SettingsFile(where, dict(spec)))
     if spec.include is None:
         valid = np.ones(shape, bool)
     else:

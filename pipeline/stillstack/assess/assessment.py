@@ -19,7 +19,7 @@ from stillstack.assess.ladder import OWN, next_factor
 from stillstack.assess.material import Material
 from stillstack.assess.result import Assessment, DoseRow, row_of
 from stillstack.assess.trials import TRIAL_DTYPE, run_trials
-from stillstack.config import RunConfig, load_config, make_config
+from stillstack.config import RunConfig
 from stillstack.errors import InputError
 from stillstack.plan import Plan
 from stillstack.plan import plan as make_plan
@@ -91,7 +91,8 @@ def assess(
             consequence="No rms error can be told from so few.",
             cure="Ask for 200 of each dose, or leave it out.",
         )
-    plan = _plan_of(config).refuse()
+    plan = config if isinstance(config, Plan) else make_plan(config)
+    plan.refuse()
     material = gather(plan, seed, compute)
     few = trials or _affordable(material, seconds)
     own = trials or min(TRIALS, _OWN_WEIGHT * few)
@@ -202,11 +203,3 @@ def _affordable(material: Material, seconds: float) -> int:
     each = (time.perf_counter() - began) / 2
     doses = _TYPICAL_DOSES - 1 + _OWN_WEIGHT
     return int(np.clip(seconds * CPU_COUNT / (each * doses), _FEWEST_TRIALS, TRIALS))
-
-
-def _plan_of(config: RunConfig | Plan | Mapping[str, Any] | str | Path) -> Plan:
-    if isinstance(config, Plan):
-        return config
-    if isinstance(config, RunConfig):
-        return make_plan(config)
-    return make_plan(make_config(config) if isinstance(config, Mapping) else load_config(config))

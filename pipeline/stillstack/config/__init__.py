@@ -12,7 +12,14 @@ from stillstack.config.registration import (
     RegistrationConfig,
     ShiftsConfig,
 )
-from stillstack.config.run_config import RunConfig, json_schema, load_config, make_config, to_yaml
+from stillstack.config.run_config import (
+    RunConfig,
+    as_config,
+    json_schema,
+    load_config,
+    make_config,
+    to_yaml,
+)
 from stillstack.config.trajectory import TrajectoryConfig
 from stillstack.config.valid import Figure, Length, ValidConfig, ValidSections
 
@@ -33,6 +40,7 @@ __all__ = [
     "TrajectoryConfig",
     "ValidConfig",
     "ValidSections",
+    "as_config",
     "config_digest",
     "json_schema",
     "load_config",

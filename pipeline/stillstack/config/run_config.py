@@ -131,6 +131,19 @@ def make_config(settings: Mapping[str, Any]) -> RunConfig:
     return validated(RunConfig, SettingsFile("The config", raw))
 
 
+def as_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
+    """Config of whatever a caller has: itself, its sections as a mapping, or its path.
+
+    Examples
+    --------
+    >>> as_config({"input": {"path": "a.zarr"}, "output": {"path": "b.zarr"}}).cluster.kind
+    'local'
+    """
+    if isinstance(config, RunConfig):
+        return config
+    return make_config(config) if isinstance(config, Mapping) else load_config(config)
+
+
 def to_yaml(config: RunConfig) -> str:
     """YAML of a config with every default written out; it loads to an equal config."""
     settings = config.model_dump(mode="json", exclude_none=True, by_alias=True)

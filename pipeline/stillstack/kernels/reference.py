@@ -100,6 +100,14 @@ class Reference:
     n_valid: int
     n_usable: int
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape
+        y, x = (float(std) for std in self.reference_std)
+        return (
+            f"<Reference of {height} x {width}, {self.n_valid / self.image.size:.1%} valid, "
+            f"max_shift_px {self.max_shift_px}, origin known to {y:.2g}, {x:.2g} px>"
+        )
+
     @property
     def max_shift_px(self) -> int:
         """Largest shift that is looked for, px along each axis."""

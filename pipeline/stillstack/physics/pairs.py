@@ -16,7 +16,7 @@ small, where slow drift of the source is common to both; `jackknife` over scans 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -55,9 +55,9 @@ class Pairs:
         Frames without a partner.
     """
 
-    pair: NDArray[np.int64]
-    used: NDArray[np.bool_]
-    labels: NDArray[np.str_]
+    pair: NDArray[np.int64] = field(repr=False)
+    used: NDArray[np.bool_] = field(repr=False)
+    labels: NDArray[np.str_] = field(repr=False)
     n_pairs: int
     n_used: int
     n_left_out: int
