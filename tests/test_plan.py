@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -362,6 +363,31 @@ def test_too_large_a_search_is_warned_of(small_config: Any) -> None:
     small_config["registration"]["max_shift_px"] = 110
     made = plan(make_config(small_config)).refuse()
     assert any("overlap too little" in finding.consequence for finding in made.warnings)
+
+
+@pytest.mark.parametrize(
+    ("value", "rules", "warned"),
+    [
+        (7, {}, True),
+        (7, {"equal": [7]}, False),
+        (7, {"below": 8}, False),
+        (65535, {}, False),  # as the type's largest value it is saturated
+        (9999, {}, False),  # no pixel holds it
+    ],
+)
+def test_pixels_that_the_input_calls_no_data_are_warned_of(
+    small_config: Any, small_stack: Any, tmp_path: Path, *, value: int, rules: Any, warned: bool
+) -> None:
+    frames = small_stack.read(0, 12)
+    frames[:, 5:9, 5:9] = 7
+    counts = ("frame", "y", "x"), frames, {"_FillValue": value}
+    xr.Dataset({"counts": counts}).to_zarr(tmp_path / "declared.zarr", consolidated=False)
+    small_config["input"]["path"] = str(tmp_path / "declared.zarr")
+    small_config["valid"]["frames"].update(rules)
+    made = plan(make_config(small_config))
+    said = [str(finding) for finding in made.warnings if "no data" in finding.what]
+    assert len(said) == warned
+    assert not warned or f"valid.frames.equal: [{value}]" in said[0]
 
 
 def test_source_chunks_that_do_not_fit_are_warned_of(

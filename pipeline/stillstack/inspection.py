@@ -141,6 +141,34 @@ def note_sample(sample: Sample, kept: NDArray[np.bool_], found: Findings) -> Non
         )
 
 
+def note_no_data(config: RunConfig, source: Source, sample: Sample, found: Findings) -> None:
+    """Warn where pixels hold the value that the input calls "no data", and no rule leaves it out.
+
+    It is not left out by itself: files declare 0 whose detectors count photons.
+    """
+    raw = source.recorded if isinstance(source, CorrectedSource) else source
+    value = raw.attrs.get("invalid_value")
+    if value is None or not np.isfinite(value):
+        return
+    rules, dtype = config.valid.frames, np.dtype(raw.dtype)
+    saturated = rules.above is None and dtype.kind in "iu" and value == np.iinfo(dtype).max
+    judged = (rules.above is not None and value > rules.above) or (
+        rules.below is not None and value < rules.below
+    )
+    if saturated or judged or value in rules.equal:
+        return
+    recorded = _recorded(source, sample)
+    frames = sample.frames if recorded is None else recorded
+    n_pixels = int(np.count_nonzero(frames == value))
+    if n_pixels:
+        found.warn(
+            f"The input declares {value:g} to mean 'no data', and {n_pixels:,} of {frames.size:,} "
+            "sampled pixels hold it.",
+            "They are taken for counts.",
+            f"If they are none: valid.frames.equal: [{value:g}].",
+        )
+
+
 def typical_frame(frames: NDArray[Any]) -> NDArray[np.float64]:
     """Mean of frames (n, y, x), each pixel over those that are finite there; NaN without any."""
     if frames.dtype.kind != "f":

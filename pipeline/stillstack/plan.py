@@ -190,6 +190,7 @@ def plan(
     valid, reference_valid = inspection.valid_pixels(config, source, sample, found)
     kept = ordinary_frames(sample.frames, valid)
     inspection.note_sample(sample, kept, found)
+    inspection.note_no_data(config, source, sample, found)
     typical = inspection.typical_frame(sample.frames[kept if kept.any() else slice(None)])
     inspection.note_correction(source, typical, valid, found)
     gain = inspection.gain_of(config, sample.frames[kept], valid, found)

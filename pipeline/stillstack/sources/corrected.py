@@ -86,7 +86,7 @@ class CorrectedSource:
 
     @property
     def attrs(self) -> Mapping[str, Any]:
-        """Of the raw frames; a value that meant "no data" is NaN now."""
+        """Of the raw frames; what a value of theirs meant holds no more."""
         return {name: v for name, v in self.whole.attrs.items() if name != "invalid_value"}
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
