@@ -267,7 +267,7 @@ def test_a_pattern_that_matches_stacks_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "run*.h5", r"run0\.h5, which is no single image")
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 3, 8, 8)])
+@pytest.mark.parametrize("shape", [(5,), (2, 2, 3, 8, 8)])
 def test_arrays_of_other_dimensions_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     data = np.zeros(shape, "u2")
     np.save(tmp_path / "a.npy", data)
@@ -276,7 +276,7 @@ def test_arrays_of_other_dimensions_are_refused(tmp_path: Path, shape: tuple[int
         file["a"] = data
     for path in ("a.npy", "a.zarr", "a.h5::a"):
         refused(tmp_path / path, "the shape|an array of shape|of shape")
-    refused(tmp_path / "a.h5", "no dataset of three dimensions")
+    refused(tmp_path / "a.h5", "no dataset of three or four dimensions")
     with pytest.raises(InputError, match="dimensions"):
         open_stack(xr.DataArray(data))
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stillstack.plan import plan
     from stillstack.reduction import reduce_run
     from stillstack.run import open_run, run
+    from stillstack.scan import unstack_scan
     from stillstack.simulation import simulate_stack
     from stillstack.sources import open_stack
 
@@ -47,6 +48,7 @@ __all__ = [
     "register_frame",
     "run",
     "simulate_stack",
+    "unstack_scan",
 ]
 
 # Imported when first used, so that `stillstack --help` does not wait for Dask and numba.
@@ -70,6 +72,7 @@ _HOMES = {
     "run": "run",
     "simulate_stack": "simulation",
     "open_stack": "sources",
+    "unstack_scan": "scan",
 }
 
 # Rooms that notebooks work in: ``stillstack.physics`` is there without an import of its own.

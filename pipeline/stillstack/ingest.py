@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from math import isfinite
 from typing import Any, Final
 
 import numpy as np
@@ -47,7 +48,7 @@ def ingest(
     """
     attrs = {
         "title": source.name,
-        "source_attributes": {str(name): _kept(value) for name, value in source.attrs.items()},
+        "source_attributes": {str(name): _storable(v) for name, v in source.attrs.items()},
     }
     return write_stack(
         source,
@@ -62,11 +63,14 @@ def ingest(
     )
 
 
-def _kept(value: Any) -> Any:
-    """Value of an attribute as JSON has it: plain numbers and lists of them, all else as text."""
-    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-    numbers = plain if isinstance(plain, list | tuple) else [plain]
-    return plain if all(isinstance(number, int | float) for number in numbers) else str(value)
+def _storable(value: Any) -> Any:
+    """Return numbers, short lists of them and text as JSON has them; anything else as text."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_storable(each) for each in value]
+    plain = isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value))
+    return value if plain else str(value)
 
 
 def write_simulation(

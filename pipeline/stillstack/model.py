@@ -16,6 +16,8 @@ X: Final = "x"
 AXIS: Final = "axis"
 GROUP: Final = "group"
 SUM: Final = "sum"
+SCAN_Y: Final = "scan_y"
+SCAN_X: Final = "scan_x"
 AXES: Final = ("y", "x")
 
 

@@ -181,6 +181,8 @@ def plan(
             engine=config.input.engine,
         )
     )
+    for note in raw.notes:
+        found.warn(note)
     source = found.need(lambda: corrected(raw, config.correction, config.valid.frames))
     found.check(lambda: inspection.check_frames(config, source))
     left_out = inspection.left_out(config, source, found)

@@ -166,6 +166,11 @@ def info_rows(found: Contents) -> Rows:
             ("frames", f"{n_frames:,} of {height} x {width} pixels, {found.dtype}"),
             ("size", f"{byte_size(n_frames * found.frame_bytes)} as pixels; {pieces}"),
         ]
+    if found.scan is not None:
+        rows.append(("scan", "{} x {} positions, scan_y and scan_x".format(*found.scan)))
+    if found.kind != "run":
+        rows.append(("pixel size", found.pixel_size or "not in the file"))
+    rows += [("note", note) for note in found.notes]
     rows += [("coordinate", f"{name}: {_span(span)}") for name, span in found.coords.items()]
     rows += [("variable", f"{name}: {text}") for name, text in found.variables.items()]
     shown = list(found.attrs.items())[:_MOST_ATTRIBUTES]

@@ -131,9 +131,11 @@ def ingest(
     del debug
     from stillstack import ingest as ingesting
     from stillstack.sources import open_source
-    from stillstack.terminal import Display
+    from stillstack.terminal import Display, say
 
     opened = open_source(source, variable=variable, pattern=pattern, engine=engine)
+    for note in opened.notes:
+        say(f"Warning: {note}")
     options = ingesting.StackOptions(chunk_frames or "auto", codec)
     with Display("ingest") as display:
         written = ingesting.ingest(opened, destination, options, on_frames=display.frames)

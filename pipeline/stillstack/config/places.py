@@ -16,12 +16,13 @@ class InputConfig(Section):
 
     path: str = Field(
         min_length=1,
-        description="Zarr, TIFF, npy, netCDF or HDF5, a folder, or a pattern such as 'run/*.tif'. "
-        "Relative to this file.",
+        description="A file of any format that can be read, a folder, or a pattern such as "
+        "'run/*.tif'. Relative to this file.",
     )
     variable: str | None = Field(
         None,
-        description="Array inside the file (a Zarr group, netCDF or HDF5 file with several).",
+        description="Array inside a Zarr group, dataset or group of an HDF5 file that holds "
+        "several; of a DM3 or DM4 file, the number of the image.",
     )
     pattern: str | None = Field(
         None,

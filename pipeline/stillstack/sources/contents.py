@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from stillstack.address import Address, is_address, located
-from stillstack.model import FRAME
+from stillstack.model import FRAME, SCAN_X, SCAN_Y
 from stillstack.sources.opening import open_source
 from stillstack.sources.protocol import FileSource
 from stillstack.storage import open_run, read_attributes
@@ -73,6 +73,12 @@ class Contents:
         What it says of itself: those that tell pixel size, exposure or voltage first.
     variables
         Of a run: dimensions, dtype and units of each variable.
+    scan
+        Rows and columns of the grid on which the frames of a scan lie; None where there is none.
+    pixel_size
+        Of the frames, with its unit; empty where the file does not say.
+    notes
+        What is odd about the file, in sentences.
     config
         Lines of a config to begin with; empty for a run.
     """
@@ -87,6 +93,9 @@ class Contents:
     coords: Mapping[str, Span] = field(default_factory=dict)
     attrs: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    scan: tuple[int, int] | None = None
+    pixel_size: str = ""
+    notes: tuple[str, ...] = ()
     config: str = ""
 
     @property
@@ -151,6 +160,9 @@ def contents(
         chunk_frames=source.chunk_frames,
         coords={name: span_of(np.asarray(values)) for name, values in source.coords.items()},
         attrs=_told(attrs),
+        scan=_scan(source.coords),
+        pixel_size=_pixel_size(attrs),
+        notes=source.notes,
         config=_first_config(
             source, path, {"variable": variable, "pattern": pattern, "engine": engine}
         ),
@@ -181,6 +193,32 @@ def span_of(values: NDArray[Any]) -> Span:
     ends = (known.min(), known.max()) if numeric else (known[0], known[-1])
     first, last = (_plain(end) for end in ends)
     return Span(dtype, first, last, int(np.unique(known).size), int(missing.sum()))
+
+
+def _scan(coords: Mapping[str, NDArray[Any]]) -> tuple[int, int] | None:
+    """Rows and columns of a scan, where coordinates place every frame on a grid."""
+    if not {SCAN_Y, SCAN_X} <= set(coords):
+        return None
+    rows, columns = (np.unique(np.asarray(coords[name])).size for name in (SCAN_Y, SCAN_X))
+    return rows, columns
+
+
+def _pixel_size(attrs: Mapping[str, Any]) -> str:
+    """Size of a pixel as one text.
+
+    Examples
+    --------
+    >>> _pixel_size({"pixel_size": [0.1, 0.2], "pixel_size_units": "nm"})
+    '0.1 x 0.2 nm (y, x)'
+    >>> _pixel_size({"pixel_size": 55e-6, "pixel_size_units": "m"})
+    '5.5e-05 m'
+    """
+    size, units = attrs.get("pixel_size"), attrs.get("pixel_size_units", "")
+    if size is None:
+        return ""
+    if not isinstance(size, list | tuple):
+        return f"{float(size):.6g} {units}".strip()
+    return f"{' x '.join(f'{float(each):.6g}' for each in size)} {units} (y, x)".replace("  ", " ")
 
 
 def _plain(value: Any) -> Any:

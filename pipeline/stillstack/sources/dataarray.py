@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 
 from stillstack.errors import InputError
 from stillstack.model import FRAME, X, Y
+from stillstack.scan import scan_coordinates
 from stillstack.sources.zarr_source import SOURCE_FRAME
 
 _ROLES = (FRAME, Y, X)
@@ -16,13 +18,15 @@ _DEFAULT_CHUNK_BYTES = 32 * 2**20
 
 
 def stack_from(array: xr.DataArray, chunk_frames: int | None = None) -> xr.DataArray:
-    """Bring an array of three dimensions into the form of a stack, without computing it.
+    """Bring an array of three or four dimensions into the form of a stack, without computing it.
 
     Dimensions called frame, y and x keep their roles; others take the roles that are left, in
     order. So ``(time, row, column)`` is frame, y, x, and of ``(x, y, time)`` it is time that
     becomes frame. Coordinates stay; the old coordinate of the frame dimension becomes one along
-    ``frame``. ``frame`` counts from 0 unless the array has whole, distinct numbers there, which are
-    kept (a selection from another stack); anything else there is renamed to ``source_frame``.
+    ``frame``. Of a scan (row, column, y, x) each position is a frame, with the coordinates
+    ``scan_y`` and ``scan_x``. ``frame`` counts from 0 unless the array has whole, distinct numbers
+    there, which are kept (a selection from another stack); anything else there is renamed to
+    ``source_frame``.
 
     Parameters
     ----------
@@ -34,8 +38,10 @@ def stack_from(array: xr.DataArray, chunk_frames: int | None = None) -> xr.DataA
     Raises
     ------
     InputError
-        When it has not three dimensions, or no frames.
+        When it has not three or four dimensions, or no frames.
     """
+    if array.ndim == 4:
+        array = _in_line(array)
     roles = _roles(array)
     spatial = {dim: role for dim, role in roles.items() if role not in {FRAME, dim}}
     frame_dim = next(dim for dim, role in roles.items() if role == FRAME)
@@ -51,6 +57,24 @@ def stack_from(array: xr.DataArray, chunk_frames: int | None = None) -> xr.DataA
     if chunk_frames is not None:
         wanted[FRAME] = chunk_frames
     return stack.chunk(wanted)
+
+
+def _in_line(array: xr.DataArray) -> xr.DataArray:
+    """Frames of a scan one after the other, row after row; a lazy array stays in its chunks."""
+    image = (Y, X) if {Y, X} <= set(array.dims) else array.dims[-2:]
+    slow, fast = (dim for dim in array.dims if dim not in image)
+    array = array.transpose(slow, fast, *image)
+    rows, columns = array.sizes[slow], array.sizes[fast]
+    data = array.data
+    line = (
+        da.concatenate([data[row] for row in range(rows)])
+        if isinstance(data, da.Array)
+        else data.reshape(-1, *data.shape[2:])
+    )
+    coords = {name: (FRAME, v) for name, v in scan_coordinates(
+        (rows, columns), (str(slow), str(fast))).items()}  # fmt: skip
+    kept = {name: c for name, c in array.coords.items() if not {slow, fast} & set(c.dims)}
+    return xr.DataArray(line, {**kept, **coords}, (FRAME, *image), array.name, array.attrs)
 
 
 def _roles(array: xr.DataArray) -> dict[Hashable, str]:

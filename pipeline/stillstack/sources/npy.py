@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.errors import InputError
+from stillstack.scan import grid_pieces, scan_coordinates
 from stillstack.sources.fingerprint import stamp
 from stillstack.sources.guard import opening, read_or_name
 from stillstack.sources.protocol import FileSource, Format, FrameReader
@@ -24,7 +26,7 @@ class FortranReader:
 
     path: str
     offset: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: str
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -36,7 +38,14 @@ class FortranReader:
         mapped = np.memmap(
             self.path, stored, mode="r", offset=self.offset, shape=self.shape, order="F"
         )
-        return np.array(mapped[start:stop], dtype=stored.newbyteorder("="), order="C")
+        native = stored.newbyteorder("=")
+        if len(self.shape) == 3:
+            return np.array(mapped[start:stop], dtype=native, order="C")
+        parts = [
+            np.array(mapped[places], dtype=native, order="C").reshape(-1, *self.shape[-2:])
+            for places in grid_pieces(start, stop, self.shape[1])
+        ]
+        return np.concatenate(parts)
 
     def narrow(self, start: int, stop: int) -> FortranReader:  # noqa: ARG002
         """Itself: it is small whatever the range."""
@@ -62,27 +71,29 @@ def read_header(path: str) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
 
 
 def open_npy(path: str, variable: str | None = None) -> FileSource:  # noqa: ARG001
-    """Source for a .npy file of shape (frame, y, x); (y, x) is a stack of one frame."""
+    """Source for a .npy file of shape (frame, y, x), of a scan (row, column, y, x), or (y, x)."""
     with opening(path, "an .npy file"):
         shape, fortran, dtype, offset = read_header(path)
-    if len(shape) not in (2, 3):
+    if len(shape) not in (2, 3, 4):
         raise InputError(
-            f"{path} holds an array of shape {shape}: a stack has the dimensions frame, y, x.",
+            f"{path} holds an array of shape {shape}: a stack has the dimensions frame, y, x, and "
+            "a scan row, column, y, x.",
             cure="Save one with three dimensions: array.reshape(-1, *array.shape[-2:]).",
         )
-    n_frames, height, width = shape if len(shape) == 3 else (1, *shape)
+    *leading, height, width = shape
     reader: FrameReader
     if fortran:
-        reader = FortranReader(path, offset, (n_frames, height, width), dtype.str)
+        reader = FortranReader(path, offset, tuple(shape if leading else (1, *shape)), dtype.str)
     else:
         reader = RawReader(path, offset, (height, width), dtype.str)
     return FileSource(
         name=Path(path).name,
         path=path,
-        shape=(n_frames, height, width),
+        shape=(math.prod(leading), height, width),
         dtype=dtype.newbyteorder("="),
         chunk_frames=1,
         reader=reader,
+        coords=scan_coordinates((leading[0], leading[1])) if len(leading) == 2 else {},
         attrs={"source_format": "npy"},
     )
 

@@ -16,14 +16,22 @@ from stillstack.sources.dataarray import stack_from
 from stillstack.sources.folder import PICTURE, is_pattern, open_folder, open_pattern
 from stillstack.sources.guard import opening
 from stillstack.sources.hdf5 import HDF5
+from stillstack.sources.merlin import MIB
+from stillstack.sources.mrc import MRC
 from stillstack.sources.netcdf import NETCDF, open_by_xarray
 from stillstack.sources.npy import NPY
 from stillstack.sources.protocol import FileSource, Format
+from stillstack.sources.rosetta import BLO, DM, EMPAD, RPL
+from stillstack.sources.ser import SER
 from stillstack.sources.stack import stack_of
 from stillstack.sources.tiff import TIFF
+from stillstack.sources.tvips import TVIPS
 from stillstack.sources.zarr_source import ZARR, open_zarr
 
-FORMATS: Final[tuple[Format, ...]] = (ZARR, TIFF, NPY, NETCDF, HDF5, PICTURE)
+FORMATS: Final[tuple[Format, ...]] = (
+    *(ZARR, TIFF, NPY, NETCDF, HDF5, PICTURE),
+    *(MIB, DM, MRC, EMPAD, BLO, RPL, TVIPS, SER),
+)
 """Asked in this order. A new format is a file with a reader, an opener and one entry here."""
 
 
@@ -45,12 +53,15 @@ def open_stack(
     ----------
     path
         A Zarr store of format 2 or 3 (OME-Zarr too), a folder or a pattern such as ``scan*.tif`` of
-        single-frame images, a TIFF (multi-page, BigTIFF, OME), .npy, netCDF or HDF5 file, or a
-        DataArray. A Zarr store may be at an address: ``s3://bucket/stack.zarr``, ``gs://...`` or
-        ``https://...``.
+        single-frame images, a TIFF (multi-page, BigTIFF, OME), .npy, netCDF or HDF5 file (NeXus,
+        EMD, HyperSpy), a file of a microscope (MIB, DM3, DM4, MRC, EMPAD, BLO, RPL, TVIPS, SER), or
+        a DataArray. A Zarr store may be at an address: ``s3://bucket/stack.zarr``, ``gs://...`` or
+        ``https://...``. Of a scan (row, column, y, x) each position is a frame: see
+        :func:`stillstack.unstack_scan`.
     variable
         Array of a Zarr group, variable of a netCDF file or dataset of an HDF5 file;
-        ``file.h5::/entry/data`` says the same.
+        ``file.h5::/entry/data`` says the same. Of a DM3 or DM4 file with several stacks, the number
+        of one.
     pattern
         What file names say, e.g. ``scan{scan:d}_delay{delay:f}_{n:d}.tif``: each named field
         becomes a per-frame coordinate.
@@ -251,7 +262,7 @@ def _refuse_variable(variable: str | None, path: str) -> None:
     if variable is not None:
         raise InputError(
             f"{path} has no variables to choose {variable!r} from.",
-            cure="Leave the variable out; it is for Zarr groups, netCDF and HDF5 files.",
+            cure="Leave the variable out; it is for Zarr groups, netCDF, HDF5, DM3 and DM4 files.",
         )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import xarray as xr
@@ -13,14 +14,18 @@ from numpy.typing import NDArray
 from stillstack.address import Address
 from stillstack.errors import InputError
 from stillstack.model import COLUMNS, FRAME, X, Y
+from stillstack.scan import scan_coordinates
 from stillstack.sources.fingerprint import digest
 from stillstack.sources.folding import Leading
 from stillstack.sources.guard import opening, read_or_name
+from stillstack.sources.layouts.hyperspy import hyperspy_axes, hyperspy_facts
 from stillstack.sources.ome import image_attributes, image_coordinates
 from stillstack.sources.protocol import FileSource, Format
-from stillstack.storage import reading
+from stillstack.storage import read_attributes, reading
 
 SOURCE_FRAME = "source_frame"
+ZARR_JSON: Final = "zarr.json"
+_HYPERSPY: Final = re.compile(r"^Experiments/[^/]+/data$")
 _PACKED = ("scale_factor", "add_offset")
 
 
@@ -70,9 +75,9 @@ def open_zarr(path: str | Address, variable: str | None = None) -> FileSource:
 
     Arrays along its first dimension become per-frame coordinates, times decoded; a dimension
     coordinate called ``frame`` that is not 0, 1, 2 ... is kept as ``source_frame``. A group needs
-    no ``variable`` where it holds a single 3-D array, or a single one along ``frame``, which is
-    what ``stillstack ingest`` and ``stillstack run`` write. Whatever the dimensions are called,
-    they are taken by order: frame, y, x.
+    no ``variable`` where it holds a single array of three or four dimensions, or a single one
+    along ``frame``, which is what ``stillstack ingest`` and ``stillstack run`` write. Whatever the
+    dimensions are called, they are taken by order: frame, y, x, or scan row, column, y, x.
 
     Of an OME-Zarr image it is the largest level. The axes in front of y and x are folded into
     ``frame`` in the order of the array, and become coordinates.
@@ -81,15 +86,19 @@ def open_zarr(path: str | Address, variable: str | None = None) -> FileSource:
         stored = reading.describe(path, variable)
         _refuse_layout(stored)
         *sizes, height, width = stored.shape
-        names = [axis.name for axis in stored.image.axes] if stored.image else [FRAME, Y, X]
+        scan = _scan(stored, sizes)
+        names = [axis.name for axis in stored.image.axes] if stored.image else [*(scan or (FRAME,))]
         leading = Leading(tuple(names[: len(sizes)]), tuple(sizes))
-        coords = _coordinates(stored) if leading.sizes == (leading.n_frames,) else {}
-    attrs = {**stored.attrs, "source_format": "Zarr"}
+        coords = _coordinates(stored) if leading.sizes == (leading.n_frames,) else scan
+    attrs = {**_ingested(path), **stored.attrs, "source_format": "Zarr"}
     if stored.fill_value is not None:
         attrs["invalid_value"] = stored.fill_value
     if stored.image is not None:
         coords = {**image_coordinates(stored.image, leading), **coords}
         attrs |= image_attributes(stored.image, leading)
+    if _HYPERSPY.match(stored.variable or ""):
+        coords, facts = _hyperspy(stored)
+        attrs |= facts
     one, single = len(sizes) == 1, not sizes
     return FileSource(
         name=_name_of(path) + (f"::{stored.variable}" if stored.variable else ""),
@@ -104,15 +113,41 @@ def open_zarr(path: str | Address, variable: str | None = None) -> FileSource:
     )
 
 
+def _scan(stored: reading.StoredArray, sizes: list[int]) -> dict[str, NDArray[Any]]:
+    """Where on the grid of a scan each frame lies; nothing of a stack, or an OME-Zarr image."""
+    if len(sizes) != 2 or stored.image is not None:
+        return {}
+    return dict(scan_coordinates((sizes[0], sizes[1]), (stored.dims or ())[:2] or None))
+
+
+def _ingested(path: str | Address) -> dict[str, Any]:
+    """What the files knew of which a stack of ours is a copy; nothing for other stores."""
+    if isinstance(path, Address):  # of which every look is a round trip
+        return {}
+    attributes = read_attributes(Path(path)) if Path(path, ZARR_JSON).is_file() else None
+    known = (attributes or {}).get("source_attributes")
+    return (
+        {k: v for k, v in known.items() if k != "invalid_value"} if isinstance(known, dict) else {}
+    )
+
+
+def _hyperspy(stored: reading.StoredArray) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Coordinates and attributes of HyperSpy's signal in a .zspy store."""
+    with opening(str(stored.path), "a HyperSpy store"):
+        tree = reading.read_tree(stored.path, (stored.variable or "").rpartition("/")[0])
+        return hyperspy_facts(stored.shape, hyperspy_axes(tree), tree.get("metadata", {}))
+
+
 def _name_of(path: str | Address) -> str:
     return path.name if isinstance(path, Address) else Path(path).name
 
 
 def _refuse_layout(stored: reading.StoredArray) -> None:
     name = f"{stored.path}::{stored.variable}" if stored.variable else stored.path
-    if len(stored.shape) not in (2, 3) and stored.image is None:
+    if len(stored.shape) not in (2, 3, 4) and stored.image is None:
         raise InputError(
-            f"{name} has the shape {stored.shape}: a stack has the dimensions frame, y, x.",
+            f"{name} has the shape {stored.shape}: a stack has the dimensions frame, y, x, and a "
+            "scan row, column, y, x.",
             cure="Open it with xarray, stack the leading dimensions into one, and save that.",
         )
     if {FRAME, Y, X} == set(stored.dims or ()) and stored.dims != (FRAME, Y, X):
@@ -159,4 +194,4 @@ def _plain(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(str) if values.dtype.kind in "OTS" else values
 
 
-ZARR = Format("Zarr", (".zarr",), open_zarr, recognises=reading.is_zarr, has_variables=True)
+ZARR = Format("Zarr", (".zarr", ".zspy"), open_zarr, recognises=reading.is_zarr, has_variables=True)

@@ -236,6 +236,19 @@ def read_runs(path: Where, variable: str | None, runs: Iterable[Any]) -> NDArray
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
+def read_tree(path: Where, group: str) -> dict[str, Any]:
+    """Read the attributes of a group, and of the groups in it under their names."""
+    node = _open_node(path)
+    found = node.get(group) if isinstance(node, zarr.Group) else None
+    return _tree(found) if isinstance(found, zarr.Group) else {}
+
+
+def _tree(group: zarr.Group) -> dict[str, Any]:
+    with _foreign_files_are_fine():
+        inside = {name: _tree(each) for name, each in group.groups()}
+    return {**dict(group.attrs), **inside}
+
+
 def read_image(path: Where, variable: str | None) -> NDArray[Any]:
     """Read the whole of an array, native byte order; raises what Zarr raises."""
     values = np.asarray(_open_array(path, variable, _stamp(path, variable))[...])
@@ -383,7 +396,7 @@ def _only_stack(group: zarr.Group, path: Where) -> str:
         return next(iter(stacks))
     if not stacks:
         raise InputError(
-            f"The Zarr group {path} holds no array of three dimensions and numbers.",
+            f"The Zarr group {path} holds no array of three or four dimensions and numbers.",
             consequence="There is no stack in it.",
             cure=f"It holds: {_listing(arrays) or 'nothing'}.",
         )
@@ -395,7 +408,7 @@ def _only_stack(group: zarr.Group, path: Where) -> str:
 
 
 def _could_be_stack(array: zarr.Array[Any]) -> bool:
-    return array.ndim == 3 and np.dtype(array.dtype).kind in "uif"
+    return array.ndim in (3, 4) and np.dtype(array.dtype).kind in "uif"
 
 
 def _listing(arrays: Mapping[str, zarr.Array[Any]]) -> str:
