@@ -43,7 +43,9 @@ def display_image(image: NDArray[Any], limit: int = 640) -> tuple[NDArray[np.flo
 def _folded(image: NDArray[Any], factor: int) -> NDArray[np.float64]:
     """Sums of so many rows each; of fewer at the end."""
     whole = len(image) // factor
-    rows = image[: whole * factor].reshape(whole, factor, -1).sum(axis=1, dtype=np.float64)
+    rows = (
+        image[: whole * factor].reshape(whole, factor, image.shape[1]).sum(axis=1, dtype=np.float64)
+    )
     if whole * factor < len(image):
         rest = image[whole * factor :].sum(axis=0, dtype=np.float64, keepdims=True)
         rows = np.concatenate([rows, rest])

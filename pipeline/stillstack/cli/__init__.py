@@ -15,7 +15,17 @@ from stillstack.cli import (  # noqa: I001  # the order of --help
 )
 from stillstack.cli.app import app
 
-__all__ = ["app", "assessing", "exploring", "looking", "main", "making", "planning", "reducing", "running"]
+__all__ = [
+    "app",
+    "assessing",
+    "exploring",
+    "looking",
+    "main",
+    "making",
+    "planning",
+    "reducing",
+    "running",
+]
 
 
 def main() -> None:

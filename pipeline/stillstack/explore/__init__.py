@@ -2,31 +2,41 @@
 
 `browse` shows frames before, after, and what is left between, beside the drift; `edit_valid` draws
 valid pixels and writes them into a config. Both are made of Panel and Bokeh alone. hvplot,
-HoloViews and datashader are not needed: frames are binned here to a screen's pixels
-(`stillstack.explore.screen`), and drawing on an image with rectangle, polygon, circle and brush has
-to go down to Bokeh's events anyway. Each plot has a twin that matplotlib draws, for papers:
-`plot_drift`, `plot_status`, `plot_frame`, `plot_valid`.
+HoloViews and datashader are not needed: frames are binned to a screen's pixels by the same function
+as for the report, and to draw on an image with a circle and a brush one has to go down to
+Bokeh's events anyway. Each has a twin that matplotlib draws, for papers: `plot_drift`,
+`plot_status`, `plot_frame`, `plot_valid`.
 """
 
 from __future__ import annotations
 
+from stillstack.explore.browser import FrameBrowser, browse
+from stillstack.explore.editor import ValidEditor, edit_valid
+from stillstack.explore.frames import Frames, frames_of_run
 from stillstack.explore.plots import (
     COLOURS,
     ENVELOPE_BINS,
     envelope,
     plot_drift,
+    plot_frame,
     plot_status,
+    plot_valid,
     trend,
 )
 
-from stillstack.explore.browser import browse
-
 __all__ = [
-    "browse",
     "COLOURS",
     "ENVELOPE_BINS",
+    "FrameBrowser",
+    "Frames",
+    "ValidEditor",
+    "browse",
+    "edit_valid",
     "envelope",
+    "frames_of_run",
     "plot_drift",
+    "plot_frame",
     "plot_status",
+    "plot_valid",
     "trend",
 ]

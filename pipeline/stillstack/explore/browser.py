@@ -81,14 +81,18 @@ class FrameBrowser:
         self.number = int(self.numbers[0])
         self._lines = [] if frames.valid is None else outline(frames.valid)
 
-        self.before = ImagePanel(frames.shape[1:], PANEL_WIDTH)
-        self.after = ImagePanel(frames.shape[1:], PANEL_WIDTH, like=self.before)
-        self.third = ImagePanel(frames.shape[1:], PANEL_WIDTH, like=self.before)
+        self.before = ImagePanel(frames.shape[1:], PANEL_WIDTH, "before")
+        self.after = ImagePanel(frames.shape[1:], PANEL_WIDTH, "after", like=self.before)
+        self.third = ImagePanel(frames.shape[1:], PANEL_WIDTH, "third", like=self.before)
         self.drift = DriftPanel(frames.table, self.choose_near, 1220)
         follow_view(self.before.figure, self._looked)
         self._make_widgets()
         self.view = self._laid_out()
         self.show()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        """What a notebook displays."""
+        return self.view._repr_mimebundle_(include, exclude)  # IPython's protocol
 
     def choose_near(self, place: float) -> None:
         """Show the frame nearest to a place, among those that the filter leaves.
@@ -168,22 +172,24 @@ class FrameBrowser:
             f"{name.replace('_', ' ')} ({len(numbers):,})": name
             for name, numbers in self._choices.items()
         }
-        self.slider = w.IntSlider(name="", start=0, end=max(1, n_frames - 1), value=0, width=560)
+        self.slider = w.IntSlider(
+            start=0, end=max(1, n_frames - 1), value=0, width=560, show_value=False
+        )
         self.slider.disabled = n_frames < 2
         self.number_box = w.IntInput(
-            name="frame", start=0, end=n_frames - 1, value=self.number, width=90
+            label="frame", start=0, end=n_frames - 1, value=self.number, width=90
         )
-        self.filter_box = w.Select(name="frames", options=options, width=190)
-        self.third_box = w.Select(name="third image", options=list(THIRD), width=190)
-        self.blink_button = w.Toggle(name="Blink", width=70, disabled=True, align="end")
+        self.filter_box = w.Select(label="frames", options=options, width=190)
+        self.third_box = w.Select(label="third image", options=list(THIRD), width=190)
+        self.blink_button = w.Toggle(label="Blink", width=70, disabled=True, align="end")
         self.against_box = w.Select(
-            name="difference to", options=["reference", "another frame"], width=130
+            label="difference to", options=["reference", "another frame"], width=130
         )
-        self.other_box = w.IntInput(name="which", start=0, end=n_frames - 1, value=0, width=80)
+        self.other_box = w.IntInput(label="which", start=0, end=n_frames - 1, value=0, width=80)
         self.other_box.visible = False
-        self.scale_box = w.Select(name="scale", options=["auto", "linear", "log"], width=80)
+        self.scale_box = w.Select(label="scale", options=["auto", "linear", "log"], width=80)
         self.quantity_box = w.Select(
-            name="below", options={v: k for k, v in self.drift.quantities.items()}, width=150
+            label="below", options={v: k for k, v in self.drift.quantities.items()}, width=150
         )
         self.slider.param.watch(self._slid, "value")
         self.number_box.param.watch(lambda event: self.choose_near(event.new), "value")
@@ -225,8 +231,8 @@ class FrameBrowser:
     def _filtered(self, event: Any) -> None:
         numbers = self._choices[event.new]
         if not len(numbers):
-            self.notice.object = f"No frame is {html.escape(event.new)}; the filter is as it was."
             self.filter_box.value = event.old
+            self.notice.object = f"No frame is {html.escape(event.new)}; the filter is as it was."
             return
         self.notice.object = ""
         self.numbers = numbers
@@ -257,11 +263,15 @@ class FrameBrowser:
             f"<span style='color: #666'>{html.escape(label)}</span> {html.escape(value)}"
             for label, value in caption(self.frames, self.number)
         )
-        self.words.object = f"<b>frame {self.number:,}</b> of {self.frames.shape[0]:,} &nbsp; {told}"
+        self.words.object = (
+            f"<b>frame {self.number:,}</b> of {self.frames.shape[0]:,} &nbsp; {told}"
+        )
         self.number_box.value = self.number
+        place = nearest(self.numbers, self.number)
+        self.slider.label = f"{place + 1:,} of {len(self.numbers):,}"
 
 
-_EMPTY: Final = np.empty(0)
+_EMPTY: Final = np.empty(0, np.float32)
 
 
 def _pictures(frames: Frames, number: int, wanted: str, other: int | None) -> list[Picture]:
@@ -283,7 +293,7 @@ def browse(
     stack: xr.DataArray | None = None,
     *,
     reference: Reference | None = None,
-) -> Any:
+) -> FrameBrowser:
     """Frame browser of a run: before, after, difference, blinking, and the drift to click on.
 
     Only the frame that is shown is read, and no more than a screen's pixels go to the browser.
@@ -300,7 +310,8 @@ def browse(
 
     Returns
     -------
-    panel.viewable.Viewable: a notebook displays it; ``.servable()`` makes a page of it.
+    FrameBrowser
+        A notebook displays it; ``.view`` is a Panel of Panel, to be put beside others.
 
     Raises
     ------
@@ -321,4 +332,4 @@ def browse(
         frames = frames_of_table(table, stack, align(stack, table, reference=reference))
     else:
         frames = frames_of_run(run)
-    return FrameBrowser(frames).view
+    return FrameBrowser(frames)

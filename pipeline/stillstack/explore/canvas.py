@@ -101,7 +101,7 @@ class Canvas:
         self._image: NDArray[Any] = np.zeros(shape, np.float32)
         self._area = np.ones(shape, bool)
         self._window = Window.whole(shape)
-        panel = ImagePanel(shape, CANVAS_WIDTH)
+        panel = ImagePanel(shape, CANVAS_WIDTH, "canvas")
         self._panel = panel
         self.figure = panel.figure
         self.figure.tools = [
@@ -149,9 +149,7 @@ class Canvas:
         self._panel.say(title)
         self._draw_image()
 
-    def show_area(
-        self, area: NDArray[np.bool_], figures: Sequence[tuple[str, Line]]
-    ) -> None:
+    def show_area(self, area: NDArray[np.bool_], figures: Sequence[tuple[str, Line]]) -> None:
         """Veil what does not count.
 
         Parameters

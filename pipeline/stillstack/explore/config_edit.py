@@ -6,6 +6,7 @@ were drawn, or nothing is changed.
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,13 +129,9 @@ class ConfigFile:
         image
             The image file to name.
         """
-        frames = drawing.spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-        frames.pop("image", None)
-        if image is not None:
-            frames["image"] = image
         before = yaml.safe_load(self.text).get("valid") or {}
         kept = {key: value for key, value in before.items() if key != "frames"}
-        return {"frames": frames, **kept}
+        return {"frames": section_of(drawing, image), **kept}
 
     def _painted_file(self, drawing: Drawing) -> tuple[str | None, bool]:
         """Name of the image file for painted pixels, written; and whether it is new."""
@@ -148,7 +145,7 @@ class ConfigFile:
             suffix = "" if number == 1 else f"-{number}"
             path = self.path.with_name(f"{self.path.stem}-valid{suffix}.png")
             if not path.exists():
-                _write(path, lambda temporary: _write_image(temporary, drawing.painted))
+                _write(path, functools.partial(_write_image, drawing.painted))
                 return path.name, True
             if _same_pixels(str(path), drawing.painted):
                 return path.name, False
@@ -176,9 +173,7 @@ class ConfigFile:
             spec = config.valid.frames
             figures = ValidConfig(exclude=spec.exclude, include=spec.include, image=spec.image)
             same = (
-                np.array_equal(
-                    valid_from_config(figures, drawing.shape, image_of), drawing.area()
-                )
+                np.array_equal(valid_from_config(figures, drawing.shape, image_of), drawing.area())
                 and spec.model_copy(update={"image": drawing.spec.image}) == drawing.spec
                 and config.model_copy(update={"valid": self.config.valid}) == self.config
             )
@@ -188,8 +183,55 @@ class ConfigFile:
             raise InputError(
                 f"The section valid cannot be replaced in {self.path}, whose form is unusual.",
                 consequence="Nothing was written.",
-                cure=f"Copy this into it: {text[_start_of_section(text):][:2000]}",
+                cure=f"Copy this into it: {text[_start_of_section(text) :][:2000]}",
             )
+
+
+def section_of(drawing: Drawing, image: str | None) -> dict[str, Any]:
+    """Section ``valid.frames`` that a drawing makes, as plain values.
+
+    Parameters
+    ----------
+    drawing
+        Figures and rules.
+    image
+        The file of painted pixels to name.
+
+    Examples
+    --------
+    >>> from stillstack.config.valid import Figure
+    >>> spec = ValidConfig(exclude=(Figure(rectangle=(0, "61%", 2, 5.5)),), above=60000)
+    >>> print(section_text(section_of(Drawing(spec, (9, 9)), None)))
+    exclude:
+    - rectangle: [0, 61%, 2, 5.5]
+    above: 60000
+    <BLANKLINE>
+    """
+    section = drawing.spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    section.pop("image", None)
+    return {**_short(section), **({} if image is None else {"image": image})}
+
+
+def section_text(section: Any) -> str:
+    """YAML of a section, one line for each figure.
+
+    Parameters
+    ----------
+    section
+        Plain values.
+    """
+    return yaml.safe_dump(
+        section, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+    )
+
+
+def _short(value: Any) -> Any:
+    """Plain values in which whole numbers are written as such."""
+    if isinstance(value, dict):
+        return {key: _short(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_short(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def reopened(file: ConfigFile) -> ConfigFile:
@@ -212,7 +254,7 @@ def _text(path: Path) -> str:
 
 def _with_section(text: str, section: dict[str, Any]) -> str:
     """Text of a config with another section ``valid``."""
-    new = yaml.safe_dump({"valid": section}, sort_keys=False, allow_unicode=True, width=100)
+    new = section_text({"valid": section})
     if "\r\n" in text:
         new = new.replace("\n", "\r\n")
     node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -244,7 +286,7 @@ def _same_pixels(path: str | None, painted: NDArray[np.bool_]) -> bool:
         return False
 
 
-def _write_image(path: Path, painted: NDArray[np.bool_] | None) -> None:
+def _write_image(painted: NDArray[np.bool_], path: Path) -> None:
     Image.fromarray(np.where(painted, 255, 0).astype(np.uint8)).save(path, format="png")
 
 

@@ -267,7 +267,7 @@ def outline_of(figure: Figure, shape: Shape) -> NDArray[np.float64]:
     if figure.circle is not None:
         angle = np.linspace(0, 2 * np.pi, 97)
         radius = points[1, 1] - points[0, 1]
-        return points[0] + radius * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+        return np.asarray(points[0] + radius * np.stack([np.sin(angle), np.cos(angle)], axis=1))
     return np.concatenate([points, points[:1]])
 
 

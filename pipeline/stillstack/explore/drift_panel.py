@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
-from bokeh.models import ColumnDataSource, Range1d, Span, Whisker
+from bokeh.models import ColumnDataSource, GlyphRenderer, Range1d, Span, Whisker
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
@@ -24,7 +24,6 @@ QUANTITIES: Final = {
     "intensity": "intensity",
     "background": "background (counts)",
 }
-_SINGLE_COLOUR: Final = "#3c6e47"
 
 
 class DriftPanel:
@@ -58,9 +57,11 @@ class DriftPanel:
             active_scroll="xwheel_zoom",
             toolbar_location="right",
             x_axis_label=FRAME,
+            css_classes=["drift"],
             output_backend="webgl" if n_frames > MAX_BARS else "canvas",
         )
         self.figure.toolbar.logo = None
+        self._points: dict[str, GlyphRenderer] = {}
         self._sources = {axis: self._add_series(axis) for axis in AXES}
         self._rejected = ColumnDataSource({"frame": []})
         self.figure.vspan(
@@ -70,6 +71,7 @@ class DriftPanel:
         self._mark = Span(location=0, dimension="height", line_color="#222222", line_width=1.5)
         self.figure.add_layout(self._mark)
         self.figure.legend.orientation = "horizontal"
+        self.figure.legend.spacing = 20
         self.figure.legend.background_fill_alpha = 0.6
         self.figure.add_layout(self.figure.legend[0], "above")
         self._clicks = Channel(choose)
@@ -109,6 +111,11 @@ class DriftPanel:
             error = np.asarray(self._table["shift_std"][:, k], float) if bars else column * 0
             shown = np.where(self._good, column, np.nan)
             self._sources[axis].data = _series(shown[first:last], error[first:last], first)
+        self._points["x"].visible = values.ndim == 2
+        self.figure.legend.items[0].label = {
+            "value": AXES[0] if values.ndim == 2 else self.quantity.replace("_", " ")
+        }
+        self.figure.legend.items[1].visible = values.ndim == 2
         rejected = first + np.flatnonzero(~self._good[first:last])
         # as many as there are columns on a screen; more would be one red wall all the same
         step = max(1, len(rejected) // 2000)
@@ -132,7 +139,7 @@ class DriftPanel:
                 line_color=colour, line_alpha=0.6, upper_head=None, lower_head=None,
             )
         )  # fmt: skip
-        self.figure.scatter(
+        self._points[axis] = self.figure.scatter(
             "frame", "value", source=source, size=3.5, color=colour, legend_label=axis
         )
         return source

@@ -12,9 +12,9 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from stillstack.config.valid import Figure
+from stillstack.config.valid import Figure, ValidConfig
 from stillstack.errors import InputError, StillstackError
-from stillstack.explore.config_edit import reopened
+from stillstack.explore.config_edit import reopened, section_of, section_text
 from stillstack.explore.drawing import (
     KINDS,
     Drawing,
@@ -82,7 +82,7 @@ class ValidEditor:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         """What a notebook displays."""
-        return self.view._repr_mimebundle_(include, exclude)  # noqa: SLF001  # IPython's protocol
+        return self.view._repr_mimebundle_(include, exclude)  # IPython's protocol
 
     @property
     def drawing(self) -> Drawing:
@@ -206,12 +206,8 @@ class ValidEditor:
         return self._counts
 
     def _show_section(self) -> None:
-        drawing = self.drawing
-        frames = drawing.spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-        frames.pop("image", None)
-        if drawing.painted is not None:
-            frames["image"] = "(painted pixels, a file of their own)"
-        text = yaml.safe_dump({"valid": {"frames": frames}}, sort_keys=False, width=60)
+        painted = None if self.drawing.painted is None else "(a file of painted pixels)"
+        text = section_text({"valid": {"frames": section_of(self.drawing, painted)}})
         self.section.object = (
             f"<pre style='margin: 0; font-size: 12px; max-height: 240px; overflow: auto'>"
             f"{html.escape(text)}</pre>"
@@ -220,10 +216,10 @@ class ValidEditor:
     def _list_figures(self) -> None:
         w, rows = self._pn.widgets, []
         for place, (name, figure) in enumerate(self.drawing.listed()):
-            box = w.TextInput(name="", value=_line(figure), width=330)
+            box = w.TextInput(label="", value=_line(figure), width=330)
             box.param.watch(lambda event, place=place: self._typed(place, event.new), "value")
-            button = w.Button(name="✕", width=36)
-            button.on_click(lambda event, place=place: self._dropped(place))
+            button = w.Button(label="✕", width=36)
+            button.on_click(lambda _, place=place: self._dropped(place))
             label = self._pn.pane.HTML(name, width=55, align="center")
             rows.append(self._pn.Row(label, box, button, margin=0))
         self.figures.objects = rows
@@ -245,31 +241,31 @@ class ValidEditor:
         w, spec = self._pn.widgets, self.drawing.spec
         self.mode_box = w.RadioButtonGroup(options=MODES, value="look", width=640)
         self.radius_box = w.IntSlider(
-            name="brush radius (px)", start=1, end=max(2, min(self.drawing.shape) // 8),
+            label="brush radius (px)", start=1, end=max(2, min(self.drawing.shape) // 8),
             value=max(2, min(self.drawing.shape) // 64), width=200,
         )  # fmt: skip
-        self.keep_box = w.Checkbox(name="figures say what counts (include)", value=False)
+        self.keep_box = w.Checkbox(label="figures say what counts (include)", value=False)
         last = self.scenery.n_frames - 1
-        self.frame_box = w.IntInput(name="frame", start=0, end=last, value=0, width=90)
+        self.frame_box = w.IntInput(label="frame", start=0, end=last, value=0, width=90)
         self.image_box = w.Select(
-            name="image", options={"mean of a few": MEAN, "one frame": "frame"}, width=130
+            label="image", options={"mean of a few": MEAN, "one frame": "frame"}, width=130
         )
-        self.below_box = w.FloatInput(name="no value below", value=spec.below, width=110)
-        self.above_box = w.FloatInput(name="no value above", value=spec.above, width=110)
-        self.undo_button = w.Button(name="Undo", width=70)
-        self.redo_button = w.Button(name="Redo", width=70)
+        self.below_box = w.FloatInput(label="no value below", value=spec.below, width=110)
+        self.above_box = w.FloatInput(label="no value above", value=spec.above, width=110)
+        self.undo_button = w.Button(label="Undo", width=70)
+        self.redo_button = w.Button(label="Redo", width=70)
         self.save_button = w.Button(
-            name="Save to config", button_type="primary", disabled=self._file is None, width=140
+            label="Save to config", button_type="primary", disabled=self._file is None, width=140
         )
         for box in (self.mode_box, self.radius_box):
-            box.param.watch(lambda event: self._chosen(), "value")
+            box.param.watch(lambda _: self._chosen(), "value")
         for box in (self.image_box, self.frame_box):
-            box.param.watch(lambda event: self._show_image(), "value")
+            box.param.watch(lambda _: self._show_image(), "value")
         for box in (self.below_box, self.above_box):
-            box.param.watch(lambda event: self._ruled(), "value")
-        self.undo_button.on_click(lambda event: self.undo())
-        self.redo_button.on_click(lambda event: self.redo())
-        self.save_button.on_click(lambda event: self._clicked_save())
+            box.param.watch(lambda _: self._ruled(), "value")
+        self.undo_button.on_click(lambda _: self.undo())
+        self.redo_button.on_click(lambda _: self.redo())
+        self.save_button.on_click(lambda _: self._clicked_save())
 
     def _laid_out(self) -> Any:
         pn = self._pn
@@ -337,7 +333,7 @@ class ValidEditor:
 
 def _line(figure: Figure) -> str:
     """One line of YAML for a figure."""
-    values = figure.model_dump(mode="json", exclude_none=True)
+    values = section_of(Drawing(ValidConfig(exclude=(figure,)), (1, 1)), None)["exclude"][0]
     return yaml.safe_dump(values, default_flow_style=True, width=10**6).strip()[1:-1]
 
 

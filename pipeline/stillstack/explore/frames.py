@@ -364,6 +364,7 @@ class _Gone:
     error: InputError
 
     def __call__(self, number: int) -> NDArray[Any]:
+        del number
         raise self.error
 
 
@@ -374,8 +375,8 @@ def _stored_reader(place: Location) -> ReadFrame:
     def read(number: int) -> NDArray[Any]:
         image = source.read(number, number + 1)[0]
         if fill is None or np.isnan(fill):
-            return image
-        return np.where(image == fill, np.float32(np.nan), image.astype(np.float32))
+            return np.asarray(image)
+        return np.asarray(np.where(image == fill, np.nan, image), np.float32)
 
     return read
 

@@ -54,6 +54,8 @@ class ImagePanel:
         Rows and columns of the detector.
     width
         Of the image on the screen, px.
+    name
+        Class of its element in the page.
     like
         Another panel, whose ranges this one shares.
 
@@ -63,22 +65,28 @@ class ImagePanel:
         The figure.
     """
 
+    figure: Any
+
     def __init__(
-        self, shape: tuple[int, int], width: int, *, like: ImagePanel | None = None
+        self, shape: tuple[int, int], width: int, name: str, *, like: ImagePanel | None = None
     ) -> None:
         rows, columns = shape
+        ranges = (Range1d(-0.5, columns - 0.5), Range1d(rows - 0.5, -0.5))
+        if like is not None:
+            ranges = (like.figure.x_range, like.figure.y_range)
         tall = max(1, round(width * rows / columns))
         height = min(tall, 2 * width)
         self.figure = figure(
             frame_width=width if height == tall else round(width * height / tall),
             frame_height=height,
-            x_range=like.figure.x_range if like else Range1d(-0.5, columns - 0.5),
-            y_range=like.figure.y_range if like else Range1d(rows - 0.5, -0.5),
+            x_range=ranges[0],
+            y_range=ranges[1],
             tools="pan,wheel_zoom,reset",
             active_scroll="wheel_zoom",
             toolbar_location="above",
             background_fill_color=INVALID_COLOUR,
             title=" ",
+            css_classes=[name],
             x_axis_label="x (px)",
             y_axis_label="y (px)",
         )

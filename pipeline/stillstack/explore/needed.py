@@ -17,11 +17,12 @@ def panel_here() -> Any:
         Panel or Bokeh is not installed.
     """
     try:
-        import panel
+        import bokeh  # noqa: F401
+        import panel as pn
     except ImportError as error:
         package = (error.name or "panel").partition(".")[0]
         raise MissingExtraError(package, "explore", "The explorer") from error
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if getattr(shell, "kernel", None) is not None and not panel.extension._loaded:  # noqa: SLF001
-        panel.extension()
-    return panel
+    if getattr(shell, "kernel", None) is not None and not pn.extension._loaded:
+        pn.extension()
+    return pn

@@ -17,7 +17,7 @@ from stillstack.explore.drawing import Drawing
 from stillstack.explore.frames import ReadFrame
 from stillstack.inspection import typical_frame
 from stillstack.model import FRAME
-from stillstack.sampling import spread_numbers, take_sample
+from stillstack.sampling import ordinary_frames, spread_numbers, take_sample
 from stillstack.sources import corrected, open_source
 from stillstack.valid import valid_from_config
 
@@ -90,13 +90,14 @@ def scenery_of_config(path: str | Path) -> Scenery:
     frames = sample.frames
     if source is not recorded:
         frames = np.concatenate([source.read(number, number + 1) for number in sample.numbers])
+    drawing = file.drawing((source.shape[1], source.shape[2]))
     return Scenery(
         name=str(path),
         n_frames=source.shape[0],
-        typical=typical_frame(frames),
+        typical=_typical(frames, drawing.area()),
         sample=sample.frames,
         read=functools.lru_cache(4)(lambda number: source.read(number, number + 1)[0]),
-        drawing=file.drawing((source.shape[1], source.shape[2])),
+        drawing=drawing,
         file=file,
     )
 
@@ -122,12 +123,19 @@ def scenery_of_stack(stack: xr.DataArray, config: str | Path | None = None) -> S
     numbers = spread_numbers(0, stack.sizes[FRAME], SAMPLED)
     sample = np.asarray(stack.isel({FRAME: list(numbers)}).data)
     file = None if config is None else ConfigFile.read(config)
+    drawing = Drawing(ValidConfig(), shape) if file is None else file.drawing(shape)
     return Scenery(
         name=str(stack.name or "frames"),
         n_frames=stack.sizes[FRAME],
-        typical=typical_frame(sample),
+        typical=_typical(sample, drawing.area()),
         sample=sample,
         read=functools.lru_cache(4)(lambda number: np.asarray(stack.isel({FRAME: number}).data)),
-        drawing=Drawing(ValidConfig(), shape) if file is None else file.drawing(shape),
+        drawing=drawing,
         file=file,
     )
+
+
+def _typical(frames: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean of frames, without those that look like no other."""
+    ordinary = ordinary_frames(frames, valid)
+    return typical_frame(frames[ordinary] if ordinary.any() else frames)
