@@ -255,7 +255,7 @@ class ValidEditor:
         self.undo_button = w.Button(label="Undo", width=70)
         self.redo_button = w.Button(label="Redo", width=70)
         self.save_button = w.Button(
-            label="Save to config", button_type="primary", disabled=self._file is None, width=140
+            label="Save to config", color="primary", disabled=self._file is None, width=140
         )
         for box in (self.mode_box, self.radius_box):
             box.param.watch(lambda _: self._chosen(), "value")
