@@ -279,7 +279,7 @@ def test_what_is_drawn_in_the_editor_is_in_the_saved_config(
     assert polygon is not None
     assert len(polygon) == 4
     y0, y1, x0, x1 = (float(edge) for edge in rectangle)
-    # pixels a screen has for one of the detector
+    # pixels of the screen for one of the detector
     scale = 640 / SHAPE[1]
     assert abs((x1 - x0) - 0.15 * place["width"] / scale) < 1.5
     assert abs((y1 - y0) - 0.1 * place["height"] / scale) < 1.5

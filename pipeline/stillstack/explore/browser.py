@@ -21,7 +21,7 @@ from stillstack.explore.frames import (
     frames_of_table,
     nearest,
 )
-from stillstack.explore.needed import panel_here
+from stillstack.explore.needed import default_width, panel_here
 from stillstack.explore.screen import Tile, Window, outline, tile_of
 from stillstack.graph import align
 from stillstack.pictures import DIFFERENCE_COLOURS, IMAGE_COLOURS, difference_norm, image_norm
@@ -29,7 +29,9 @@ from stillstack.pictures import DIFFERENCE_COLOURS, IMAGE_COLOURS, difference_no
 if TYPE_CHECKING:
     from stillstack.kernels.registration import Reference
 
-PANEL_WIDTH: Final = 316
+_BESIDE: Final = 101
+"""Pixels that axis, colour bar and margins take beside an image."""
+
 _BLINK: Final = """
 clearInterval(button.timer);
 const seen = (k) => {first.visible = k == 0; second.visible = k == 1};
@@ -56,6 +58,8 @@ class FrameBrowser:
     ----------
     frames
         Of the run.
+    width
+        Of all of it, px; by default that of a page, or of a notebook's output.
 
     Attributes
     ----------
@@ -67,7 +71,7 @@ class FrameBrowser:
         What is displayed.
     """
 
-    def __init__(self, frames: Frames) -> None:
+    def __init__(self, frames: Frames, width: int | None = None) -> None:
         pn = panel_here()
         from stillstack.explore.channel import follow_view
         from stillstack.explore.drift_panel import DriftPanel
@@ -81,10 +85,12 @@ class FrameBrowser:
         self.number = int(self.numbers[0])
         self._lines = [] if frames.valid is None else outline(frames.valid)
 
-        self.before = ImagePanel(frames.shape[1:], PANEL_WIDTH, "before")
-        self.after = ImagePanel(frames.shape[1:], PANEL_WIDTH, "after", like=self.before)
-        self.third = ImagePanel(frames.shape[1:], PANEL_WIDTH, "third", like=self.before)
-        self.drift = DriftPanel(frames.table, self.choose_near, 1220)
+        panel = (width or default_width()) // 3 - _BESIDE
+        self._width = 3 * (panel + _BESIDE)
+        self.before = ImagePanel(frames.shape[1:], panel, "before")
+        self.after = ImagePanel(frames.shape[1:], panel, "after", like=self.before)
+        self.third = ImagePanel(frames.shape[1:], panel, "third", like=self.before)
+        self.drift = DriftPanel(frames.table, self.choose_near, self._width - 25)
         follow_view(self.before.figure, self._looked)
         self._make_widgets()
         self.view = self._laid_out()
@@ -205,13 +211,13 @@ class FrameBrowser:
 
     def _laid_out(self) -> Any:
         pn = self._pn
-        self.words = pn.pane.HTML("", width=1220, styles={"font-size": "14px"})
+        self.words = pn.pane.HTML("", width=self._width - 25, styles={"font-size": "14px"})
         self.notice = pn.pane.HTML("", styles={"color": "#b3261e"})
         name = html.escape(self.frames.name)
         title = pn.pane.HTML(f"<b style='font-size: 18px'>{name}</b>")
         return pn.Column(
             pn.Row(title, self.notice),
-            pn.Row(
+            pn.FlexBox(
                 self.filter_box, self.number_box, self.third_box, self.blink_button,
                 self.against_box, self.other_box, self.scale_box, self.quantity_box,
             ),
@@ -219,7 +225,7 @@ class FrameBrowser:
             self.words,
             pn.Row(*(pn.pane.Bokeh(p.figure) for p in (self.before, self.after, self.third))),
             pn.pane.Bokeh(self.drift.figure),
-            width=1250,
+            width=self._width,
         )  # fmt: skip
 
     def _slid(self, event: Any) -> None:
@@ -293,6 +299,7 @@ def browse(
     stack: xr.DataArray | None = None,
     *,
     reference: Reference | None = None,
+    width: int | None = None,
 ) -> FrameBrowser:
     """Frame browser of a run: before, after, difference, blinking, and the drift to click on.
 
@@ -307,6 +314,8 @@ def browse(
         The raw frames of a table that is in no store, lazy or in memory.
     reference
         What they were registered to: says which of their pixels count.
+    width
+        Of what is shown, px; by default that of a page, or of a notebook's output.
 
     Returns
     -------
@@ -322,7 +331,10 @@ def browse(
 
     Examples
     --------
-    >>> browse("run7.zarr")  # doctest: +SKIP
+    >>> browser = browse("run7.zarr")
+    >>> browser.choose_near(12.3)
+    >>> browser.number
+    12
     """
     panel_here()
     if stack is None:
@@ -332,4 +344,4 @@ def browse(
         frames = frames_of_table(table, stack, align(stack, table, reference=reference))
     else:
         frames = frames_of_run(run)
-    return FrameBrowser(frames)
+    return FrameBrowser(frames, width)

@@ -15,7 +15,6 @@ from stillstack.explore.image_panel import ImagePanel, window_of
 from stillstack.explore.screen import Line, Window, outline, tile_of
 from stillstack.pictures import IMAGE_COLOURS, display_image, image_norm
 
-CANVAS_WIDTH: Final = 640
 SENT_PIXELS: Final = 800
 LOOK: Final = "look"
 _VEIL: Final = ("rgba(0, 0, 0, 0)", "rgba(60, 0, 40, 0.55)")
@@ -83,6 +82,8 @@ class Canvas:
     ----------
     shape
         Rows and columns.
+    width
+        Of the image, px of the screen.
     drawn
         Called with the kind of a finished gesture and its points (y, x).
 
@@ -95,13 +96,14 @@ class Canvas:
     def __init__(
         self,
         shape: tuple[int, int],
+        width: int,
         drawn: Callable[[str, list[tuple[float, float]]], None],
     ) -> None:
         self._drawn = drawn
         self._image: NDArray[Any] = np.zeros(shape, np.float32)
         self._area = np.ones(shape, bool)
         self._window = Window.whole(shape)
-        panel = ImagePanel(shape, CANVAS_WIDTH, "canvas")
+        panel = ImagePanel(shape, width, "canvas")
         self._panel = panel
         self.figure = panel.figure
         self.figure.tools = [

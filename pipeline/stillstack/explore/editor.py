@@ -24,7 +24,7 @@ from stillstack.explore.drawing import (
     moved_figure,
     outline_of,
 )
-from stillstack.explore.needed import panel_here
+from stillstack.explore.needed import default_width, panel_here
 from stillstack.explore.scenery import Scenery, scenery_of_config, scenery_of_stack
 from stillstack.valid import check_valid
 
@@ -47,6 +47,8 @@ _HELP: Final = {
     "move": "Drag a figure.",
 }
 MEAN: Final = "mean"
+_BESIDE: Final = 610
+"""Pixels that axes, colour bar, margins and the list of figures take beside the image."""
 
 
 class ValidEditor:
@@ -56,6 +58,8 @@ class ValidEditor:
     ----------
     scenery
         Frames, and valid pixels to begin with.
+    width
+        Of all of it, px; by default that of a page, or of a notebook's output.
 
     Attributes
     ----------
@@ -65,7 +69,7 @@ class ValidEditor:
         What is displayed.
     """
 
-    def __init__(self, scenery: Scenery) -> None:
+    def __init__(self, scenery: Scenery, width: int | None = None) -> None:
         self._pn = panel_here()
         from stillstack.explore.canvas import Canvas
 
@@ -74,9 +78,11 @@ class ValidEditor:
         self._history = [scenery.drawing]
         self._place = 0
         self._counts = scenery.counts(scenery.drawing.spec)
-        self.canvas = Canvas(scenery.drawing.shape, self.draw)
+        width = width or default_width()
+        self._canvas_width = width - _BESIDE
+        self.canvas = Canvas(scenery.drawing.shape, self._canvas_width, self.draw)
         self._make_widgets()
-        self.view = self._laid_out()
+        self.view = self._laid_out(width)
         self.canvas.show_image(scenery.typical, "mean of a few frames")
         self._refresh()
 
@@ -239,7 +245,7 @@ class ValidEditor:
 
     def _make_widgets(self) -> None:
         w, spec = self._pn.widgets, self.drawing.spec
-        self.mode_box = w.RadioButtonGroup(options=MODES, value="look", width=640)
+        self.mode_box = w.RadioButtonGroup(options=MODES, value="look", width=self._canvas_width)
         self.radius_box = w.IntSlider(
             label="brush radius (px)", start=1, end=max(2, min(self.drawing.shape) // 8),
             value=max(2, min(self.drawing.shape) // 64), width=200,
@@ -267,9 +273,9 @@ class ValidEditor:
         self.redo_button.on_click(lambda _: self.redo())
         self.save_button.on_click(lambda _: self._clicked_save())
 
-    def _laid_out(self) -> Any:
+    def _laid_out(self, width: int) -> Any:
         pn = self._pn
-        self.help = pn.pane.HTML(_HELP["look"], styles={"color": "#555"}, width=640)
+        self.help = pn.pane.HTML(_HELP["look"], styles={"color": "#555"}, width=self._canvas_width)
         self.share = pn.pane.HTML("", width=470)
         self.notice = pn.pane.HTML("", width=470)
         self.section = pn.pane.HTML("", width=470)
@@ -287,7 +293,7 @@ class ValidEditor:
         )
         left = pn.Column(self.mode_box, self.help, pn.pane.Bokeh(self.canvas.figure))
         title = pn.pane.HTML(f"<b style='font-size: 18px'>Valid pixels of {name}</b>")
-        return pn.Column(title, pn.Row(left, side), width=1250)
+        return pn.Column(title, pn.Row(left, side), width=width)
 
     def _chosen(self) -> None:
         self.help.object = _HELP[self.mode_box.value]
@@ -375,9 +381,10 @@ def edit_valid(config: str | Path | None = None, stack: xr.DataArray | None = No
 
     Examples
     --------
-    >>> editor = edit_valid("run7.yaml")  # doctest: +SKIP
-    >>> editor.valid.mean()  # doctest: +SKIP
-    0.93
+    >>> editor = edit_valid("run7.yaml")
+    >>> editor.draw("rectangle", [(0, 0), (47, 95)])  # as a drag from corner to corner does
+    >>> float(editor.valid.mean())
+    0.5
     """
     panel_here()
     if stack is not None:
