@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,14 @@ def test_a_rejected_frame_has_no_image_after_and_says_why(run: Path) -> None:
     assert frames.difference(bad, "after").pixels is None
 
 
+def test_an_aligned_frame_that_was_lost_is_not_shown_as_a_good_one() -> None:
+    whole = frames_in_memory()
+    lost = replace(whole, aligned=lambda _: np.full((24, 32), np.nan, np.float32))
+    assert "stillstack verify" in lost.after(1).why
+    assert not whole.after(1).why
+    assert "stillstack verify" in FrameBrowser(lost).after.figure.title.text
+
+
 def test_what_is_left_after_is_noise_and_before_is_the_drift(run: Path) -> None:
     frames = frames_of_run(run)
     shift = np.linalg.norm(np.nan_to_num(frames.table["shift"]), axis=1)
@@ -131,13 +140,11 @@ def test_the_difference_to_another_frame_takes_that_frame_away() -> None:
 def test_aligned_frames_of_another_canvas_meet_the_reference_where_they_lie() -> None:
     whole = frames_in_memory(shape=(10, 12))
     reference = np.arange(120, dtype=np.float32).reshape(1, 10, 12)
-    frames = Frames(
-        **{
-            **{name: getattr(whole, name) for name in ("name", "shape", "table", "valid", "raw")},
-            "references": reference,
-            "aligned": lambda number: np.zeros((3, 4), np.float32),  # noqa: ARG005
-            "origin": (2, 5),
-        }
+    frames = replace(
+        whole,
+        references=reference,
+        aligned=lambda _: np.zeros((3, 4), np.float32),
+        origin=(2, 5),
     )
     assert np.array_equal(pixels(frames.difference(1, "after")), -2 * reference[0, 2:5, 5:9] - 3)
 
@@ -394,14 +401,7 @@ def test_a_frame_on_paper_has_three_images_or_says_why_not(tmp_path: Path) -> No
 
 def test_the_caption_says_shift_status_and_coordinates() -> None:
     frames = frames_in_memory(3, bad={1: Status.LOW_NCC})
-    frames = Frames(
-        **{
-            **{name: getattr(frames, name) for name in ("name", "shape", "valid", "references")},
-            "table": {**frames.table, "delay": np.array([0.5, 1.5, 2.5])},
-            "raw": frames.raw,
-            "aligned": frames.aligned,
-        }
-    )
+    frames = replace(frames, table={**frames.table, "delay": np.array([0.5, 1.5, 2.5])})
     told = dict(caption(frames, 0))
     assert told["status"] == "good"
     assert told["shift y"] == "1.000 ± 0.1 px"

@@ -187,7 +187,7 @@ class FrameBrowser:
         )
         self.filter_box = w.Select(label="frames", options=options, width=190)
         self.third_box = w.Select(label="third image", options=list(THIRD), width=190)
-        self.blink_button = w.Toggle(label="Blink", width=70, disabled=True, align="end")
+        self.blink_button = w.Toggle(label="Blink", width=70, disabled=True, margin=(25, 10, 5, 10))
         self.against_box = w.Select(
             label="difference to", options=["reference", "another frame"], width=130
         )

@@ -58,7 +58,6 @@ class DriftPanel:
             toolbar_location="right",
             x_axis_label=FRAME,
             css_classes=["drift"],
-            output_backend="webgl" if n_frames > MAX_BARS else "canvas",
         )
         self.figure.toolbar.logo = None
         self._points: dict[str, GlyphRenderer] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -53,7 +53,7 @@ class Picture:
     origin
         Row and column of the detector that its first pixel is.
     why
-        Why there is none; empty where there is one.
+        Why there is none, or what is odd about it; else empty.
     """
 
     pixels: Image | None
@@ -121,7 +121,10 @@ class Frames:
         if not is_good(bits):
             words = ", ".join(word.replace("_", " ") for word in status_words(bits))
             return Picture(None, self.origin, f"Not aligned: {words}.")
-        return _read(self.aligned, number, self.origin)
+        found = _read(self.aligned, number, self.origin)
+        if found.pixels is not None and not np.isfinite(found.pixels).any():
+            return replace(found, why="Good, and yet empty: look at it with stillstack verify.")
+        return found
 
     def reference(self, number: int) -> Picture:
         """Image that a frame was registered to; of several, that of the frame's group."""
