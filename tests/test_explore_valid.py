@@ -17,7 +17,7 @@ import stillstack
 from stillstack.config import load_config
 from stillstack.config.valid import Figure, ValidConfig
 from stillstack.errors import InputError
-from stillstack.explore import edit_valid, plot_valid
+from stillstack.explore import edit_valid
 from stillstack.explore.config_edit import ConfigFile
 from stillstack.explore.drawing import (
     Drawing,
@@ -386,9 +386,3 @@ def test_a_config_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         ConfigFile.read(tmp_path / "none.yaml")
     with pytest.raises(InputError):
         edit_valid(tmp_path / "none.yaml")
-
-
-def test_a_valid_area_on_paper_says_how_much_counts() -> None:
-    valid = ~circle(SHAPE, 20, 25, 10)
-    figure = plot_valid(np.ones(SHAPE), valid)
-    assert f"{valid.mean():.1%}" in figure.axes[0].get_title(loc="left")

@@ -5,7 +5,7 @@ valid pixels and writes them into a config. Both are made of Panel and Bokeh alo
 HoloViews and datashader are not needed: frames are binned to a screen's pixels by the same function
 as for the report, and to draw on an image with a circle and a brush one has to go down to
 Bokeh's events anyway. Each has a twin that matplotlib draws, for papers: `plot_drift`,
-`plot_status`, `plot_frame`, `plot_valid`.
+`plot_status`, `plot_frame`, and `stillstack.pictures.plot_valid`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from stillstack.explore.frames import Frames, frames_of_run
 from stillstack.explore.plots import (
     COLOURS,
     ENVELOPE_BINS,
+    INFORM_COLOUR,
+    MAX_BARS,
+    REJECT_COLOUR,
     envelope,
     plot_drift,
     plot_frame,
     plot_status,
-    plot_valid,
     trend,
 )
 
 __all__ = [
     "COLOURS",
     "ENVELOPE_BINS",
+    "INFORM_COLOUR",
+    "MAX_BARS",
+    "REJECT_COLOUR",
     "FrameBrowser",
     "Frames",
     "ValidEditor",
@@ -37,6 +42,5 @@ __all__ = [
     "plot_drift",
     "plot_frame",
     "plot_status",
-    "plot_valid",
     "trend",
 ]

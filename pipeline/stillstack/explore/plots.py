@@ -1,4 +1,4 @@
-"""Static plots of a run, for papers: drift with error bars, status, a frame, a valid area.
+"""Static plots of a run, for papers: drift with error bars, status, a frame.
 
 Every function returns a `matplotlib.figure.Figure` that belongs to no window and no global
 state, so it is the same in a notebook, in the report and on a machine without a display.
@@ -24,7 +24,6 @@ from stillstack.pictures import (
     display_image,
     draw_image,
     image_norm,
-    plot_image,
 )
 
 if TYPE_CHECKING:
@@ -297,17 +296,3 @@ def plot_frame(frames: Frames, number: int, *, other: int | None = None) -> Figu
             norm = difference_norm(display_image(picture.pixels)[0])
             draw_image(axes, picture.pixels, norm=norm, colours=DIFFERENCE_COLOURS)
     return figure
-
-
-def plot_valid(image: NDArray[Any], valid: NDArray[np.bool_]) -> Figure:
-    """Figure of an image with the outline of the valid area: what `edit_valid` shows.
-
-    Parameters
-    ----------
-    image
-        (y, x), NaN where a pixel does not count.
-    valid
-        (y, x), True where a pixel counts.
-    """
-    title = f"{valid.mean():.1%} of the pixels count"
-    return plot_image(np.asarray(image, float), title=title, valid=valid)
