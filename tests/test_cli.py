@@ -26,7 +26,7 @@ from stillstack.storage import digest_store
 
 COMMANDS = (
     *("simulate", "ingest", "plan", "doctor", "assess", "run", "report", "demo"),
-    *("status", "info", "verify", "shifts", "reduce"),
+    *("status", "info", "verify", "shifts", "reduce", "explore"),
 )
 PNG = b"\x89PNG\r\n"
 
@@ -448,3 +448,25 @@ def test_a_simulation_stopped_by_sigterm_is_finished_by_the_same_command(tmp_pat
     assert finished.returncode == 0, stderr
     assert "frames were done before" in stderr
     assert "600 of 256 x 256 pixels" in stdout
+
+
+def test_exploring_what_is_neither_a_run_nor_a_config_is_refused(
+    config: Path, tmp_path: Path
+) -> None:
+    for path, told in ((tmp_path / "none.zarr", "does not exist"), (tmp_path, "not a run")):
+        result = stillstack("explore", path)
+        assert result.exit_code == 2
+        assert told in result.stderr
+    config.write_text("input: {path: frames.npy}\n", encoding="utf-8")
+    result = stillstack("explore", config)
+    assert result.exit_code == 2
+    assert "'output' is missing" in result.stderr
+
+
+def test_exploring_without_panel_says_how_to_install_it(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "panel", None)
+    result = stillstack("explore", config)
+    assert result.exit_code == 2
+    assert "pip install 'stillstack[explore]'" in result.stderr

@@ -95,6 +95,8 @@ def __getattr__(name: str) -> Any:
         return importlib.metadata.version("stillstack")
     if name in _HOMES:
         value = getattr(importlib.import_module(f"stillstack.{_HOMES[name]}"), name)
+        if "xarray" in sys.modules:  # xarray objects know .stillstack as soon as there can be any
+            importlib.import_module("stillstack.accessor")
         globals()[name] = value
         return value
     if name in _ROOMS:

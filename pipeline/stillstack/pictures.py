@@ -34,13 +34,22 @@ def display_image(image: NDArray[Any], limit: int = 640) -> tuple[NDArray[np.flo
     (array([[2.]]), 2)
     """
     factor = max(1, -(-max(image.shape) // limit))
-    height, width = (-(-length // factor) * factor for length in image.shape)
-    padded = np.full((height, width), np.nan)
-    padded[: image.shape[0], : image.shape[1]] = image
-    cells = padded.reshape(height // factor, factor, width // factor, factor)
-    count = np.isfinite(cells).sum(axis=(1, 3))
-    total = np.nansum(cells, axis=(1, 3))
+    known = np.isfinite(image)
+    values = image if known.all() else np.where(known, image, 0)
+    total, count = (_folded(_folded(part, factor).T, factor).T for part in (values, known))
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0), factor
+
+
+def _folded(image: NDArray[Any], factor: int) -> NDArray[np.float64]:
+    """Sums of so many rows each; of fewer at the end."""
+    whole = len(image) // factor
+    rows = (
+        image[: whole * factor].reshape(whole, factor, image.shape[1]).sum(axis=1, dtype=np.float64)
+    )
+    if whole * factor < len(image):
+        rest = image[whole * factor :].sum(axis=0, dtype=np.float64, keepdims=True)
+        rows = np.concatenate([rows, rest])
+    return np.asarray(rows, np.float64)
 
 
 def image_norm(*images: NDArray[Any]) -> Normalize:

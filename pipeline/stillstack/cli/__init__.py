@@ -10,11 +10,22 @@ from stillstack.cli import (  # noqa: I001  # the order of --help
     assessing,
     running,
     looking,
+    exploring,
     reducing,
 )
 from stillstack.cli.app import app
 
-__all__ = ["app", "assessing", "looking", "main", "making", "planning", "reducing", "running"]
+__all__ = [
+    "app",
+    "assessing",
+    "exploring",
+    "looking",
+    "main",
+    "making",
+    "planning",
+    "reducing",
+    "running",
+]
 
 
 def main() -> None:

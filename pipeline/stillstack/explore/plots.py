@@ -1,4 +1,4 @@
-"""Static plots of a run: drift with error bars, status over time.
+"""Static plots of a run, for papers: drift with error bars, status, a frame.
 
 Every function returns a `matplotlib.figure.Figure` that belongs to no window and no global
 state, so it is the same in a notebook, in the report and on a machine without a display.
@@ -7,7 +7,7 @@ state, so it is the same in a notebook, in the report and on a machine without a
 from __future__ import annotations
 
 import itertools
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xarray as xr
@@ -16,7 +16,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from stillstack.errors import InputError
 from stillstack.model import AXES, FRAME, REJECTING, Status, is_good
+from stillstack.pictures import (
+    DIFFERENCE_COLOURS,
+    difference_norm,
+    display_image,
+    draw_image,
+    image_norm,
+)
+
+if TYPE_CHECKING:
+    from stillstack.explore.frames import Frames
 
 COLOURS: Final = {"y": "#0b6e99", "x": "#d1603d"}
 REJECT_COLOUR: Final = "#b3261e"
@@ -235,3 +246,53 @@ def _tidy(axes: Axes, n_frames: int) -> None:
     axes.set_axisbelow(True)
     axes.set_xlim(-0.5 - 0.01 * n_frames, n_frames - 0.5 + 0.01 * n_frames)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def plot_frame(frames: Frames, number: int, *, other: int | None = None) -> Figure:
+    """Figure of one frame before, after, and what is left of it: what `browse` shows of it.
+
+    Parameters
+    ----------
+    frames
+        Of a run, from `stillstack.explore.frames_of_run`.
+    number
+        Of the frame.
+    other
+        Another frame, that is taken away in place of the reference.
+
+    Raises
+    ------
+    InputError
+        There is no frame of that number.
+    """
+    n_frames = frames.shape[0]
+    for wanted in (number, other or 0):
+        if not 0 <= wanted < n_frames:
+            raise InputError(
+                f"There is no frame {wanted}: {frames.name} has {n_frames}.",
+                cure=f"Choose one of 0 to {n_frames - 1}.",
+            )
+    figure = Figure(figsize=(14.4, 4.4), layout="compressed")
+    before, after = frames.before(number), frames.after(number)
+    less = "the reference" if other is None else f"frame {other}"
+    pictures = {
+        f"frame {number} before": before,
+        "after": after,
+        f"after, less {less}": frames.difference(number, "after", other),
+    }
+    seen = [display_image(p.pixels)[0] for p in (before, after) if p.pixels is not None]
+    scale = image_norm(*seen) if seen else None
+    for k, (axes, (title, picture)) in enumerate(
+        zip(figure.subplots(1, 3), pictures.items(), strict=True)
+    ):
+        axes.set_title(title, fontsize="medium", loc="left")
+        if picture.pixels is None:
+            axes.text(0.5, 0.5, picture.why, ha="center", va="center", wrap=True,
+                      transform=axes.transAxes)  # fmt: skip
+            axes.set_axis_off()
+        elif k < 2:
+            draw_image(axes, picture.pixels, norm=scale, valid=frames.valid if k == 0 else None)
+        else:
+            norm = difference_norm(display_image(picture.pixels)[0])
+            draw_image(axes, picture.pixels, norm=norm, colours=DIFFERENCE_COLOURS)
+    return figure
