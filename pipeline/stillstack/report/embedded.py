@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass
 from typing import Any, Final
 
+import matplotlib.image
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -37,10 +38,8 @@ def drawn(figure: Figure, shows: str, caption: str = "", *, image: bool = False)
 
 def thumbnail(pixels: NDArray[Any]) -> str:
     """Address of a small image of colours (y, x, 4), uint8, that holds its bytes."""
-    from PIL import Image
-
     buffer = io.BytesIO()
-    Image.fromarray(pixels).convert("RGB").save(buffer, format="webp", **_SMALL)
+    matplotlib.image.imsave(buffer, pixels, format="webp", pil_kwargs=_SMALL)
     return _data_uri(buffer.getvalue())
 
 
