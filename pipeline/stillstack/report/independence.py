@@ -73,7 +73,7 @@ def _draw_residual(axes: Axes, residual: ResidualShift, held_out: ResidualShift 
                 label=axis + words,
             )
     axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
-    axes.set(xlabel="stretch of the run", ylabel="shift that is left (px)")
+    axes.set(xlabel="stretch of the run", ylabel="shift that is left (px)", xticks=part)
     axes.legend(frameon=False, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
 
