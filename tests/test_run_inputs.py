@@ -52,6 +52,7 @@ class Scans:
 
     name = "scans"
     chunk_frames = 1
+    notes = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -510,7 +510,7 @@ class Truncated:
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
-        for name in ("name", "shape", "dtype", "chunk_frames", "coords", "attrs", "token"):
+        for name in ("name", "shape", "dtype", "chunk_frames", "coords", "attrs", "token", "notes"):
             setattr(self, name, getattr(inner, name))
 
     def read(self, start: int, stop: int) -> Any:

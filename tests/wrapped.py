@@ -35,5 +35,9 @@ class WrappedSource:
     def attrs(self) -> Mapping[str, Any]:
         return self.inner.attrs
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(getattr(self.inner, "notes", ()))
+
     def fingerprint(self) -> str:
         return self.inner.fingerprint()
