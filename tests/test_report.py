@@ -168,6 +168,13 @@ def test_the_page_needs_nothing_but_itself(page: Page) -> None:
     assert not {"link", "iframe", "object"} & set(page.tags)
 
 
+def test_what_other_libraries_ask_of_pages_is_not_in_the_report() -> None:
+    pytest.importorskip("panel")  # whose models name files that every page of Bokeh's loads
+    html = render_report(run_dataset(aligned=frames() / 1.0), KNOWN, FramesInMemory(frames()))
+    assert not re.search(r"<script[^>]*src=|<link", html)
+    assert "Bokeh.set_log_level" in html
+
+
 def test_without_bokeh_the_page_stands_still_and_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, page: Page
 ) -> None:

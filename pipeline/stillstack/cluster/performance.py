@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from distributed import Client
 from stillstack.errors import MissingExtraError
 
 _LOG: Final = logging.getLogger(__name__)
+_FOREIGN: Final = re.compile(r"<script[^>]*\ssrc=[^>]*>\s*</script>|<link[^>]*stylesheet[^>]*>")
 
 
 def check_performance_report() -> None:
@@ -48,8 +50,20 @@ def performance_report(client: Client, path: Path | None) -> Iterator[None]:
         finally:
             try:
                 report.__exit__(None, None, None)
+                _without_foreign_files(path)
             # a scheduler that is lost, or has no bokeh; a disk that is full
             except Exception as error:  # noqa: BLE001
                 _LOG.warning(
                     "no performance report was written: %s: %s", type(error).__name__, error
                 )
+
+
+def _without_foreign_files(page: Path) -> None:
+    """Take out of a page what it would load: Bokeh adds what any library in this process asks for.
+
+    The page itself needs none of it: all that it uses is inside.
+    """
+    text = page.read_text("utf-8")
+    own = _FOREIGN.sub("", text)
+    if own != text:
+        page.write_text(own, "utf-8")

@@ -151,12 +151,14 @@ def interactive(run: xr.Dataset, pictured: Sequence[int] = ()) -> Interactive | 
         toolbar_options={"logo": None},
         sizing_mode="stretch_width",
     )
-    resources = Resources(mode="inline", components=["bokeh"])
+    # not `render_js`, which adds files that models of other libraries in this process ask for
+    library = Resources(mode="inline", components=["bokeh"]).js_raw
+    scripts = "\n".join(f"<script>{code}</script>" for code in library)
     # nothing that a run is called can end the element that holds it
     plots = json.dumps(json_item(grid)).replace("<", "\\u003c")
     status = np.asarray(run["status"].values).astype(int)
     which = _drawn_flags(status)[1] if status.size > MAX_BARS else ""
-    return Interactive(resources.render_js(), plots, which)
+    return Interactive(scripts, plots, which)
 
 
 def _release(package: str) -> tuple[int, ...]:
