@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
+
+from stillstack.sources import open_source, open_stack
 
 
 @dataclass
@@ -31,3 +34,14 @@ def costs() -> Iterator[Costs]:
     yield found
     found.read = _read_so_far() - read
     found.resident = process.memory_info().rss - resident
+
+
+def opened_lightly(path: Path, *, most_read: int) -> bytes:
+    """Open a stack, and hold it to reading no frame and travelling light; it, as it travels."""
+    open_source(path)  # whatever is imported is
+    with costs() as found:
+        travelling = pickle.dumps(open_stack(path))
+    assert found.read < most_read
+    assert found.resident < 8 * 2**20
+    assert len(travelling) < 20_000
+    return travelling

@@ -20,7 +20,8 @@ from stillstack.errors import InputError, MissingExtraError, UnreadableFrameErro
 from stillstack.explore import FrameBrowser, Frames, browse, frames_of_run, plot_frame
 from stillstack.explore.browser import THIRD
 from stillstack.explore.drift_panel import DriftPanel
-from stillstack.explore.frames import caption, choices, frames_of_table, nearest
+from stillstack.explore.frames import caption, choices, nearest
+from stillstack.explore.opened import frames_of_table
 from stillstack.explore.plots import MAX_BARS
 from stillstack.explore.screen import Window, outline, tile_of
 from stillstack.inspection import fingerprint_of

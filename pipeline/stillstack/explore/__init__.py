@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from stillstack.explore.browser import FrameBrowser, browse
 from stillstack.explore.editor import ValidEditor, edit_valid
-from stillstack.explore.frames import Frames, frames_of_run
+from stillstack.explore.frames import Frames
+from stillstack.explore.opened import frames_of_run
 from stillstack.explore.plots import (
     COLOURS,
     ENVELOPE_BINS,

@@ -17,11 +17,10 @@ from stillstack.explore.frames import (
     Picture,
     caption,
     choices,
-    frames_of_run,
-    frames_of_table,
     nearest,
 )
 from stillstack.explore.needed import default_width, panel_here
+from stillstack.explore.opened import frames_of_run, frames_of_table
 from stillstack.explore.screen import Tile, Window, outline, tile_of
 from stillstack.graph import align
 from stillstack.pictures import DIFFERENCE_COLOURS, IMAGE_COLOURS, difference_norm, image_norm

@@ -9,8 +9,8 @@ from typing import Any
 
 from stillstack.address import is_address
 from stillstack.explore.browser import FrameBrowser
-from stillstack.explore.frames import frames_of_run
 from stillstack.explore.needed import panel_here
+from stillstack.explore.opened import frames_of_run
 
 CONFIG_SUFFIXES = (".yaml", ".yml")
 

@@ -21,7 +21,7 @@ from stillstack.sources.guard import opening, read_or_name
 from stillstack.sources.layouts.hyperspy import hyperspy_axes, hyperspy_facts
 from stillstack.sources.ome import image_attributes, image_coordinates
 from stillstack.sources.protocol import FileSource, Format
-from stillstack.storage import read_attributes, reading
+from stillstack.storage import finding, read_attributes, reading
 
 SOURCE_FRAME = "source_frame"
 ZARR_JSON: Final = "zarr.json"
@@ -83,7 +83,7 @@ def open_zarr(path: str | Address, variable: str | None = None) -> FileSource:
     ``frame`` in the order of the array, and become coordinates.
     """
     with opening(str(path), "a Zarr store"):
-        stored = reading.describe(path, variable)
+        stored = finding.describe(path, variable)
         _refuse_layout(stored)
         *sizes, height, width = stored.shape
         scan = _scan(stored, sizes)
@@ -113,7 +113,7 @@ def open_zarr(path: str | Address, variable: str | None = None) -> FileSource:
     )
 
 
-def _scan(stored: reading.StoredArray, sizes: list[int]) -> dict[str, NDArray[Any]]:
+def _scan(stored: finding.StoredArray, sizes: list[int]) -> dict[str, NDArray[Any]]:
     """Where on the grid of a scan each frame lies; nothing of a stack, or an OME-Zarr image."""
     if len(sizes) != 2 or stored.image is not None:
         return {}
@@ -131,7 +131,7 @@ def _ingested(path: str | Address) -> dict[str, Any]:
     )
 
 
-def _hyperspy(stored: reading.StoredArray) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _hyperspy(stored: finding.StoredArray) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Coordinates and attributes of HyperSpy's signal in a .zspy store."""
     with opening(str(stored.path), "a HyperSpy store"):
         tree = reading.read_tree(stored.path, (stored.variable or "").rpartition("/")[0])
@@ -142,7 +142,7 @@ def _name_of(path: str | Address) -> str:
     return path.name if isinstance(path, Address) else Path(path).name
 
 
-def _refuse_layout(stored: reading.StoredArray) -> None:
+def _refuse_layout(stored: finding.StoredArray) -> None:
     name = f"{stored.path}::{stored.variable}" if stored.variable else stored.path
     if len(stored.shape) not in (2, 3, 4) and stored.image is None:
         raise InputError(
@@ -165,17 +165,17 @@ def _refuse_layout(stored: reading.StoredArray) -> None:
         )
 
 
-def _notes(stored: reading.StoredArray) -> tuple[str, ...]:
+def _notes(stored: finding.StoredArray) -> tuple[str, ...]:
     if not stored.image_fault:
         return ()
     return (f"The OME-Zarr metadata of {stored.path} are not used: {stored.image_fault}.",)
 
 
-def _coordinates(stored: reading.StoredArray) -> dict[str, NDArray[Any]]:
+def _coordinates(stored: finding.StoredArray) -> dict[str, NDArray[Any]]:
     # The table of a run lies along frame too; it says how frames were registered, and not what
     # they are.
     results = {column.name for column in COLUMNS}
-    found = reading.read_coordinates(stored)
+    found = finding.read_coordinates(stored)
     variables = {
         name: xr.Variable((FRAME,), values, attrs)
         for name, (values, attrs) in found.items()
@@ -194,4 +194,4 @@ def _plain(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(str) if values.dtype.kind in "OTS" else values
 
 
-ZARR = Format("Zarr", (".zarr", ".zspy"), open_zarr, recognises=reading.is_zarr, has_variables=True)
+ZARR = Format("Zarr", (".zarr", ".zspy"), open_zarr, recognises=finding.is_zarr, has_variables=True)
