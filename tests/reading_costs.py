@@ -36,7 +36,7 @@ def costs() -> Iterator[Costs]:
     found.resident = process.memory_info().rss - resident
 
 
-def opened_lightly(path: Path, *, most_read: int) -> bytes:
+def opened_lightly(path: str | Path, *, most_read: int) -> bytes:
     """Open a stack, and hold it to reading no frame and travelling light; it, as it travels."""
     open_source(path)  # whatever is imported is
     with costs() as found:
