@@ -1,5 +1,6 @@
 """Results of the commands as labelled lines and as plain values for JSON."""
 
+from stillstack.rows import Rows
 from stillstack.tables.data import info_rows, reduction_json, reduction_rows, written_rows
 from stillstack.tables.plans import doctor_rows, plan_rows, scale_rows
 from stillstack.tables.runs import (
@@ -12,6 +13,7 @@ from stillstack.tables.runs import (
 )
 
 __all__ = [
+    "Rows",
     "demo_rows",
     "doctor_rows",
     "info_rows",
