@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.scene import Scene
+from stillstack.simulation.scene import Scene
 
 Valid = NDArray[np.bool_]
 Floats = NDArray[np.float64]

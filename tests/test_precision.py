@@ -19,7 +19,6 @@ from skimage.registration import phase_cross_correlation
 from fisher import shared_pixels, shift_bound, shift_covariance
 from stillstack.kernels.registration import Reference, prepare_reference, register_frame
 from stillstack.model import Status
-from stillstack.scene import Halo, Spots
 from stillstack.simulation import (
     Scene,
     beam_block,
@@ -28,6 +27,7 @@ from stillstack.simulation import (
     powder_scene,
     textured_scene,
 )
+from stillstack.simulation.scene import Halo, Spots
 
 Floats = NDArray[np.float64]
 Change = Callable[[Floats, np.random.Generator], Floats]

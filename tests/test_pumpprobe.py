@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from stillstack.errors import InputError
-from stillstack.longrun import Motion
 from stillstack.simulation import pump_response, simulate_pump_probe
+from stillstack.simulation.longrun import Motion
 
 SHAPE = (96, 96)
 STILL = Motion(drift_px=0, day_px=0, jitter_px=0, jumps=0, gaps=0, losses=0)

@@ -27,7 +27,6 @@ from stillstack.kernels.registration import (
     register_frame,
 )
 from stillstack.model import REJECTING, Status
-from stillstack.scene import Halo, Spots
 from stillstack.simulation import (
     Scene,
     beam_block,
@@ -36,6 +35,7 @@ from stillstack.simulation import (
     powder_scene,
     textured_scene,
 )
+from stillstack.simulation.scene import Halo, Spots
 
 Valid = NDArray[np.bool_]
 SHAPE = (160, 192)

@@ -457,6 +457,32 @@ def test_integers_are_rounded_clipped_and_counted(dtype: str) -> None:
     assert cut.valid.all()
 
 
+@pytest.mark.parametrize("few", [(), (1e3, -1e5, 1e5), (3e38, -3e38, 65534.4, 65535.6)])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+@pytest.mark.parametrize("interpolation", ["bspline", "catmull-rom", "linear"])
+def test_whatever_lies_out_of_range_is_clipped_and_counted(
+    interpolation: str, dtype: str, few: tuple[float, ...]
+) -> None:
+    # The image of floats holds what is rounded here: the same sums, in the same precision.
+    limits = np.iinfo(dtype)
+    rng = np.random.default_rng(0)
+    middle, spread = (limits.max + limits.min) / 2, (limits.max - limits.min) / 12
+    frame = rng.normal(middle, spread, (60, 200)).astype(np.float32)
+    for value in few:
+        frame[rng.integers(30, 60), rng.integers(0, 200)] = value
+    found = resample_frame(frame, (0.3, -0.45), dtype=dtype, interpolation=interpolation)
+    with np.errstate(over="ignore", invalid="ignore"):
+        plain = resample_frame(frame, (0.3, -0.45), interpolation=interpolation)
+    values = plain.image[found.valid].astype(np.float64)
+    beyond = ~((values >= limits.min - 0.5) & (values <= limits.max - 0.5))
+    assert found.n_clipped == np.count_nonzero(beyond)
+    assert (found.n_clipped > 0) == (len(few) > 0)
+    finite = np.isfinite(values)
+    expected = np.clip(np.rint(values), limits.min, limits.max - 1)
+    np.testing.assert_array_equal(found.image[found.valid][finite], expected[finite])
+    assert found.image[found.valid].max() < limits.max
+
+
 def test_invalid_pixels_are_not_counted_as_clipped() -> None:
     frame = np.full((6, 6), 65535, np.uint16)
     valid = np.zeros((6, 6), np.bool_)

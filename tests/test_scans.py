@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ import stillstack
 from stillstack.cli import app
 from stillstack.errors import InputError, UnreadableFrameError
 from stillstack.ingest import StackOptions, ingest
-from stillstack.scan import grid_pieces, scan_coordinates, unstack_scan
+from stillstack.scan import scan_coordinates, unstack_scan
 from stillstack.sources import open_source, open_stack
 from stillstack.sources.contents import contents
+from stillstack.sources.folding import boxes
 
 Frames = NDArray[Any]
 SCAN = (4, 5)
@@ -116,13 +118,15 @@ def test_worker_processes_read_scans(cluster_client: Any, tmp_path: Path) -> Non
         np.testing.assert_array_equal(stack.compute(), FRAMES)
 
 
-@given(st.integers(0, 40), st.integers(1, 40), st.integers(1, 9))
-def test_pieces_of_a_grid_are_its_frames_in_order(start: int, length: int, width: int) -> None:
-    numbers = np.arange((80 // width + 1) * width).reshape(-1, width)
-    pieces = list(grid_pieces(start, start + length, width))
-    found = np.concatenate([numbers[piece].ravel() for piece in pieces])
-    np.testing.assert_array_equal(found, np.arange(start, start + length))
-    assert len(pieces) <= 3
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.data())
+def test_boxes_hold_a_range_in_order(sizes: list[int], data: st.DataObject) -> None:
+    n = math.prod(sizes)
+    start = data.draw(st.integers(0, n - 1))
+    stop = data.draw(st.integers(start + 1, n))
+    numbers = np.arange(n).reshape(sizes)
+    found = [numbers[box] for box in boxes(start, stop, sizes)]
+    assert np.concatenate([part.ravel() for part in found]).tolist() == list(range(start, stop))
+    assert len(found) <= 2 * len(sizes) - 1
 
 
 def test_every_variable_along_frame_is_unfolded() -> None:

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillstack.errors import InputError
-from stillstack.scene import Halo, Part, Rings, Spots
 from stillstack.simulation import (
     PLANTED_KINDS,
     SCENES,
@@ -25,6 +24,7 @@ from stillstack.simulation import (
     simulate_stack,
     textured_scene,
 )
+from stillstack.simulation.scene import Halo, Part, Rings, Spots
 
 MAKERS: dict[str, Callable[..., Scene]] = {
     "powder": powder_scene,

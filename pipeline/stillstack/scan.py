@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 
 import dask.array as da
@@ -41,36 +41,6 @@ def scan_coordinates(
     if series and names is not None and all(names) and FRAME not in names:
         return {str(names[0]): rows, str(names[1]): columns}
     return {SCAN_Y: rows, SCAN_X: columns}
-
-
-def grid_pieces(start: int, stop: int, width: int) -> Iterator[tuple[slice, slice]]:
-    """Rectangles of a grid, rows and columns, that hold a range of its frames in order.
-
-    There are three at most: the end of a row, whole rows, the beginning of a row.
-
-    Parameters
-    ----------
-    start, stop
-        The range, 0 <= start < stop.
-    width
-        Frames in a row.
-
-    Examples
-    --------
-    >>> list(grid_pieces(2, 9, 4))
-    [(slice(0, 1, None), slice(2, 4, None)), (slice(1, 2, None), slice(0, 4, None)), \
-(slice(2, 3, None), slice(0, 1, None))]
-    """
-    while start < stop:
-        row, column = divmod(start, width)
-        if column or stop - start < width:
-            last = min(width, column + stop - start)
-            yield slice(row, row + 1), slice(column, last)
-            start += last - column
-        else:
-            rows = (stop - start) // width
-            yield slice(row, row + rows), slice(0, width)
-            start += rows * width
 
 
 def unstack_scan(stack: Stack, dims: tuple[str, str] = (SCAN_Y, SCAN_X)) -> Stack:

@@ -20,7 +20,7 @@ from stillstack.assess.thinning import Noise, thin
 from stillstack.kernels.registration import Reference, frame_validity
 from stillstack.kernels.resampling import resample_frame
 from stillstack.sampling import SpreadSource
-from stillstack.scene import generator
+from stillstack.simulation.scene import generator
 from stillstack.sources import Source, stack_of
 
 Compute = Callable[..., tuple[Any, ...]]

@@ -13,7 +13,7 @@ from stillstack.assess.thinning import Noise, thin
 from stillstack.assess.trials import Bench, draw_frame
 from stillstack.errors import InputError
 from stillstack.kernels.registration import Reference, prepare_reference
-from stillstack.scene import generator
+from stillstack.simulation.scene import generator
 
 # Random numbers that neither frames nor trials use.
 _STREAM: Final = 2**61

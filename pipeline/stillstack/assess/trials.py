@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stillstack.assess.moving import MovingScene
 from stillstack.assess.thinning import Noise
 from stillstack.kernels.registration import Reference, register_frame
-from stillstack.scene import generator
+from stillstack.simulation.scene import generator
 
 TRIAL_DTYPE: Final = np.dtype(
     [("truth", "f8", (2,)), ("shift", "f8", (2,)), ("shift_std", "f8", (2,)), ("status", "u2")]

@@ -38,6 +38,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from stillstack.kernels.compiling import rounded_bits
 from stillstack.kernels.footprints import Footprints, ValidPixels
 from stillstack.kernels.interpolation import INTERPOLATIONS, split_shift, tap_weights
 from stillstack.kernels.strips import find_valid, move_frame
@@ -230,7 +231,7 @@ class _Axis:
 
     def kernel(self, work: np.dtype[Any]) -> tuple[Any, ...]:
         """Return the weights as `make_strip` takes them, for this working precision."""
-        padded, shorter = _padded(self.weights, 4).astype(work), _padded(self.shorter, 4)
+        padded, shorter = (_padded(w, 4).astype(work) for w in (self.weights, self.shorter))
         return padded, self.weights, shorter, self.padded_linear, self.shorter.size
 
     @property
@@ -301,7 +302,9 @@ def _by_strips(
     if image.dtype.kind != "f":
         info = np.iinfo(image.dtype)
         whole = np.int32(0) if image.dtype.itemsize < 4 else np.int64(0)
-        limits = (work.type(info.min - 0.5), work.type(info.max - 0.5), whole)
+        halves = image.dtype.itemsize == 2 and work == np.float32
+        least = rounded_bits(np.float32(info.min)) if halves else None
+        limits = (work.type(info.min - 0.5), work.type(info.max - 0.5), whole, least)
     return int(
         move_frame(
             pixels.reshape(-1),

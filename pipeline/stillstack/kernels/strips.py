@@ -27,10 +27,9 @@ from stillstack.kernels.tiles import (
     weigh_one,
 )
 
-# Bytes of the next row that the processor is told to bring. What it brings ahead by itself ends
-# where a page of memory ends, and a row of 2048 pixels of two bytes is a page.
-_AHEAD_BYTES: Final = 1024
 _LINE_BYTES: Final = 64
+# From so many pixels on, they are made as vectors though most of what is weighed is not needed.
+_LONG_RUN: Final = 64
 ENOUGH: Final = 0.5 - 1e-9
 """Share of valid pixels that makes an output valid.
 
@@ -53,6 +52,7 @@ def move_frame(
     n_tiles = (width + TILE - 1) // TILE
     source = _aligned(n_tiles * (rows + common) * TILE_ROW, along[0][0].dtype)
     down = _aligned(GROUP * TILE_ROW, along[0][0].dtype)
+    shorter = _aligned(GROUP * TILE_ROW, along[0][0].dtype)
     spans = (*footprints, _shares(along[0][3], along[1][3]))
     n_clipped = 0
     for y in range(0, height, rows):
@@ -62,9 +62,12 @@ def move_frame(
         _load_strip(pixels, shape, top, origin[1], width, kept, rows + common, source)
         _mend_strip(pixels, shape, top, origin[1], width, kept, rows + common, source, valid)
         n_clipped += _make_strip(
+            pixels,
+            shape,
+            (origin[0] + y + rows + common, origin[1]),
             source,
             rows + common,
-            down,
+            (down, shorter),
             (cell[0] + y, cell[1]),
             lost,
             along[0],
@@ -105,14 +108,18 @@ def _load_strip(pixels, shape, top, left, width, kept, n_rows, source):
         y = top + r - kept
         # Of a row beyond the frame nothing is inside.
         there = shape[1] if 0 <= y < shape[0] else 0
-        if 0 <= y + 1 < shape[0]:
-            ahead = min(_AHEAD_BYTES // pixels.itemsize, shape[1])
-            for x in range(0, ahead, _LINE_BYTES // pixels.itemsize):
-                fetch(pixels, (y + 1) * shape[1] + x)
         for tile in range((width + TILE - 1) // TILE):
             first, n = left + tile * TILE, min(TILE, width - tile * TILE)
             to = (tile * n_rows + r) * TILE_ROW
             load_row(pixels, y * shape[1], there, first, n, source, to)
+
+
+@compiled_inner
+def _bring(pixels, shape, y, first, n):
+    """Have the processor bring the pixels of a row that ``n`` outputs of the next strip need."""
+    if 0 <= y < shape[0]:
+        for x in range(max(first, 0), min(first + n, shape[1]), _LINE_BYTES // pixels.itemsize):
+            fetch(pixels, y * shape[1] + x)
 
 
 @compiled_inner
@@ -153,9 +160,12 @@ def _stand_in(pixels, at, width):
 
 @compiled_inner
 def _make_strip(
+    pixels,
+    shape,
+    following,
     source,
     n_rows,
-    down,
+    scratch,
     cell,
     lost,
     along_y,
@@ -175,8 +185,8 @@ def _make_strip(
     ----------
     source, n_rows
         What `_load_strip` filled.
-    down
-        Scratch for a group of rows of a tile.
+    scratch
+        Two arrays for a group of rows of a tile: weighed by the kernel, and by the shorter one.
     cell
         (y, x) of the cell in which the first output pixel lies.
     lost
@@ -199,13 +209,19 @@ def _make_strip(
     """
     span_rows, spans, corners, shares = footprints
     dead_rows, columns = dead
+    down, shorter = scratch
+    # Rows and columns by which the shorter kernel begins later.
+    skip_y = (along_y[1].size - 1) // 2 - (along_y[4] - 1) // 2
+    skip_x = (along_x[1].size - 1) // 2 - (along_x[4] - 1) // 2
     n_clipped = 0
     for group in range(0, bottom - top, GROUP):
         for tile in range((width + TILE - 1) // TILE):
             left, rows = tile * TILE, (tile * n_rows + group) * TILE_ROW
             n, first = min(TILE, width - left), cell[1] + left
             weigh_down(source, rows, along_y[0], n, down)
+            shorter_made = False
             for row in range(min(GROUP, bottom - top - group)):
+                _bring(pixels, shape, following[0] + group + row, following[1] + left, n)
                 near = _near(dead_rows, cell[0] + group + row, lost, first)
                 at, done = (top + group + row) * width + left, 0
                 span, last = _spans_of(span_rows, cell[0] + group + row)
@@ -216,26 +232,24 @@ def _make_strip(
                     fill_run(image, at + done, at + begin, fill)
                     done = end
                     if spans[i, 2] == WHOLE:
-                        n_clipped += weigh_across(
-                            down, row, along_x[0], limits, begin, end, image, at
-                        )
-                        n_clipped -= _lose(
-                            down,
-                            row,
-                            along_x[0],
-                            limits,
-                            begin,
-                            end,
-                            image,
-                            at,
-                            columns,
-                            near,
-                            fill,
-                        )
+                        n_clipped += _weigh_run(
+                            down, row, along_x[0], limits, begin, end, image, at,
+                            columns, near, fill, n_clipped > 0,
+                        )  # fmt: skip
+                    elif spans[i, 2] == SHORT and end - begin >= _LONG_RUN:
+                        if not shorter_made:
+                            weigh_down(source, rows + skip_y * TILE_ROW, along_y[2], n, shorter)
+                            shorter_made = True
+                        n_clipped += _weigh_run(
+                            shorter, row, along_x[2], limits, begin + skip_x, end + skip_x,
+                            image, at - skip_x, columns, (near[0], near[1], near[2] - skip_x), fill,
+                            n_clipped > 0,
+                        )  # fmt: skip
                     elif spans[i, 2] == SHORT:
                         n_clipped += _mend_short(
-                            source, rows + row * TILE_ROW, along_y, along_x, limits, begin, end,
-                            image, at, columns, near, fill,
+                            source, rows + (row + skip_y) * TILE_ROW, along_y[2], along_x[2],
+                            limits, begin + skip_x, end + skip_x,
+                            image, at - skip_x, columns, (near[0], near[1], near[2] - skip_x), fill,
                         )  # fmt: skip
                     else:
                         n_clipped += _mend_partial(
@@ -255,15 +269,20 @@ def fill_run(array, begin, end, value):
 
 
 @compiled_inner
-def _lose(down, row, taps, limits, begin, end, image, at, dead, near, fill):
-    """Fill pixels lost with an isolated invalid one; return how many were counted as clipped."""
-    n_clipped = 0
+def _weigh_run(
+    down, row, taps, limits, begin, end, image, at, dead, near, fill, clipping
+):  # fmt: skip
+    """Weigh along x from column ``begin`` to ``end``, and fill what is lost with isolated pixels.
+
+    Returns how many valid pixels were clipped.
+    """
+    n_clipped = weigh_across(down, row, taps, limits, begin, end, image, at, clipping)
     for i in range(near[0], near[1]):
         x = dead[i] - near[2]
         if begin <= x < end:
             # Only what is at a limit can have been clipped.
             if limits is not None and not limits[0] + 1 < image[at + x] < limits[1] - 1:
-                n_clipped += put(weigh_one(down, row, taps, x), limits, image, at + x)
+                n_clipped -= put(weigh_one(down, row, taps, x), limits, image, at + x)
             image[at + x] = fill
     return n_clipped
 
@@ -278,27 +297,27 @@ def _is_lost(dead, near, x):
 
 @compiled_in_place
 def _mend_short(source, row, along_y, along_x, limits, begin, end, image, at, dead, near, fill):
-    """Weigh over the shorter kernel's footprint, from column ``begin`` to ``end``."""
-    shorter_y, shorter_x = along_y[2], along_x[2]
-    p, q, r, s = shorter_x[0], shorter_x[1], shorter_x[2], shorter_x[3]
-    top = row + ((along_y[1].size - 1) // 2 - (along_y[4] - 1) // 2) * TILE_ROW
-    left = (along_x[1].size - 1) // 2 - (along_x[4] - 1) // 2
+    """Do what `weigh_down` and `weigh_across` do with kernels of four, a few pixels of one row."""
+    p, q, r, s = along_x[0], along_x[1], along_x[2], along_x[3]
     n_clipped = 0
     for x in range(begin, end):
         if _is_lost(dead, near, x):
             image[at + x] = fill
             continue
         # Even columns and odd ones are apart.
-        a = top + (left + x & 1) * HALF + (left + x >> 1)
-        b = top + (left + x + 1 & 1) * HALF + (left + x + 1 >> 1)
-        value = 0.0
-        for i in range(4):
-            line = p * source[a] + q * source[b] + r * source[a + 1] + s * source[b + 1]
-            value += shorter_y[i] * line
-            a += TILE_ROW
-            b += TILE_ROW
-        n_clipped += put(source.dtype.type(value), limits, image, at + x)
+        a = _weigh_column(source, row + (x & 1) * HALF + (x >> 1), along_y)
+        b = _weigh_column(source, row + (x + 1 & 1) * HALF + (x + 1 >> 1), along_y)
+        c = _weigh_column(source, row + (x & 1) * HALF + (x >> 1) + 1, along_y)
+        d = _weigh_column(source, row + (x + 1 & 1) * HALF + (x + 1 >> 1) + 1, along_y)
+        n_clipped += put(p * a + q * b + r * c + s * d, limits, image, at + x)
     return n_clipped
+
+
+@compiled_in_place
+def _weigh_column(source, at, taps):
+    a, b = source[at], source[at + TILE_ROW]
+    c, d = source[at + 2 * TILE_ROW], source[at + 3 * TILE_ROW]
+    return taps[0] * a + taps[1] * b + taps[2] * c + taps[3] * d
 
 
 @compiled_in_place

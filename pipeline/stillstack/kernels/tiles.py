@@ -18,7 +18,13 @@ from typing import Final
 
 import numpy as np
 
-from stillstack.kernels.compiling import compiled_in_place, compiled_inner, wide_vectors
+from stillstack.kernels.compiling import (
+    compiled_in_place,
+    compiled_inner,
+    put_halves,
+    rounded_bits,
+    wide_vectors,
+)
 
 TILE: Final = 1024
 """Output columns of a tile."""
@@ -32,6 +38,9 @@ _VECTOR: Final = 16
 # As unsigned numbers: an index that could be negative keeps the compiler from vectors.
 _U: Final = np.uint64
 _ROW: Final = tuple(np.uint64(k * TILE_ROW) for k in range(11))
+# The values of 16 bits but for the largest, which is kept for what is not valid.
+_ALL_HALVES: Final = np.uint32(0xFFFF)
+_WORD: Final = np.int64(0xFFFFFFFF)
 _1, _2, _3, _4 = (np.uint64(k) for k in range(1, 5))
 
 
@@ -132,11 +141,12 @@ def weigh_down(source, at, taps, n, down):
 
 
 @compiled_inner
-def weigh_across(down, row, taps, limits, begin, end, image, at):
+def weigh_across(down, row, taps, limits, begin, end, image, at, clipping):
     """Weigh a row of ``down`` along x into a tile's columns from ``begin`` to ``end``.
 
     They are stored from ``image[at + begin]`` on. With ``limits`` they are rounded, clipped and
-    counted: returns how many were clipped. For limits see `put`.
+    counted: returns how many were clipped. For limits see `put`. ``clipping`` says that some are
+    likely to be, which changes nothing but the time.
     """
     wide_vectors()
     # Ones are the outputs at begin, begin + 2, ..., others those between.
@@ -144,14 +154,25 @@ def weigh_across(down, row, taps, limits, begin, end, image, at):
     others = row * TILE_ROW + (1 - (begin & 1)) * HALF + (begin + 1) // 2
     n, into = (end - begin) // 2, at + begin
     left = n & (_VECTOR - 1) if n >= _VECTOR else 0
-    clipped = _weigh_pairs(down, ones, others, taps, limits, image, into, n - left, None)
+    clipped = np.int32(0)
+    if limits is None:
+        _floats(down, ones, others, taps, image, into, n - left)
+    else:
+        low, high, whole, least = limits
+        clipped += _whole(
+            down, ones, others, taps, low, high, whole, least, image, into, n - left, clipping
+        )
     if left:
         # The last vector is moved back to end with the last output: one by one, what is left over
         # of each row would take a tenth of the time. What is made twice is counted once.
         i = n - _VECTOR
-        clipped += _weigh_pairs(
-            down, ones + i, others + i, taps, limits, image, into + 2 * i, _VECTOR, _VECTOR - left
-        )
+        if limits is None:
+            _floats(down, ones + i, others + i, taps, image, into + 2 * i, _VECTOR)
+        else:
+            clipped += _clipped(
+                down, ones + i, others + i, taps, low, high, whole, image, into + 2 * i,
+                _VECTOR, _VECTOR - left,
+            )  # fmt: skip
     if end - begin & 1:
         last = weigh_one(down, row, taps, end - 1)
         clipped += put(last, limits, image, at + end - 1)
@@ -159,38 +180,67 @@ def weigh_across(down, row, taps, limits, begin, end, image, at):
 
 
 @compiled_in_place
-def _weigh_pairs(down, ones, others, taps, limits, image, at, n, counted):
-    """Weigh ``n`` pairs of neighbours; return how many were clipped from pair ``counted`` on."""
+def _pair(down, ones, others, taps, i):
+    """Return the ``i``-th pair of neighbours."""
+    x, y = _U(ones) + _U(i), _U(others) + _U(i)
     p, q, r, s = taps[0], taps[1], taps[2], taps[3]
-    most = taps.size - 1
-    t, u, v, w = taps[min(4, most)], taps[min(5, most)], taps[min(6, most)], taps[most]
+    a, c, e = down[x], down[x + _1], down[x + _2]
+    b, d = down[y], down[y + _1]
+    if taps.size == 4:
+        return p * a + q * b + r * c + s * d, p * b + q * c + r * d + s * e
+    t, u, v, w = taps[4], taps[5], taps[6], taps[7]
+    g, j = down[x + _3], down[x + _4]
+    f, h = down[y + _2], down[y + _3]
+    one = p * a + q * b + r * c + s * d + t * e + u * f + v * g + w * h
+    return one, p * b + q * c + r * d + s * e + t * f + u * g + v * h + w * j
+
+
+@compiled_in_place
+def _floats(down, ones, others, taps, image, at, n):
+    """Make ``n`` pairs of neighbours as they are."""
+    for i in range(n):
+        image[_U(at) + _2 * _U(i)], image[_U(at) + _2 * _U(i) + _1] = _pair(
+            down, ones, others, taps, i
+        )
+
+
+@compiled_in_place
+def _whole(down, ones, others, taps, low, high, whole, least, image, at, n, clipping):
+    """Make ``n`` pairs of neighbours whole, and tell how many were clipped.
+
+    To clip them all, and to count, takes half as much time again. Where rounding is an addition,
+    the few rows that have something to clip are found on the way, and done once more.
+    """
+    if least is not None and not clipping:
+        furthest = np.uint32(0)
+        for i in range(n):
+            one, other = _pair(down, ones, others, taps, i)
+            first, second = rounded_bits(one), rounded_bits(other)
+            beyond = np.uint32(np.int64(first) - np.int64(least) & _WORD)
+            furthest = beyond if beyond > furthest else furthest
+            beyond = np.uint32(np.int64(second) - np.int64(least) & _WORD)
+            furthest = beyond if beyond > furthest else furthest
+            put_halves(image, _U(at) + _2 * _U(i), first, second)
+        if furthest < _ALL_HALVES:
+            return np.int32(0)
+    return _clipped(down, ones, others, taps, low, high, whole, image, at, n, 0)
+
+
+@compiled_in_place
+def _clipped(down, ones, others, taps, low, high, whole, image, at, n, counted):
+    """Make ``n`` pairs whole, clip them; return how many were from pair ``counted`` on."""
     # Kept to 32 bits: a counter of 64 would halve the width of all vectors.
     clipped = np.int32(0)
     for i in range(n):
-        x, y, to = _U(ones) + _U(i), _U(others) + _U(i), _U(at) + _2 * _U(i)
-        a, c, e = down[x], down[x + _1], down[x + _2]
-        b, d = down[y], down[y + _1]
-        if taps.size == 4:
-            one = p * a + q * b + r * c + s * d
-            other = p * b + q * c + r * d + s * e
-        else:
-            g, j = down[x + _3], down[x + _4]
-            f, h = down[y + _2], down[y + _3]
-            one = p * a + q * b + r * c + s * d + t * e + u * f + v * g + w * h
-            other = p * b + q * c + r * d + s * e + t * f + u * g + v * h + w * j
-        if limits is None:
-            image[to] = one
-            image[to + _1] = other
-        else:
-            # Written so that each is one instruction, and that a NaN, which only overflow can make,
-            # is clipped too.
-            low, high, whole = limits
-            first, second = one if one > low else low, other if other > low else low
-            first, second = first if first < high else high, second if second < high else high
-            if counted is None or np.int32(i) >= np.int32(counted):
-                clipped = np.int32(clipped + np.int32(first != one) + np.int32(second != other))
-            image[to] = type(whole)(np.rint(first))
-            image[to + _1] = type(whole)(np.rint(second))
+        one, other = _pair(down, ones, others, taps, i)
+        # Written so that each is one instruction, and that a NaN, which only overflow can make,
+        # is clipped too.
+        first, second = one if one > low else low, other if other > low else low
+        first, second = first if first < high else high, second if second < high else high
+        if np.int32(i) >= np.int32(counted):
+            clipped = np.int32(clipped + np.int32(first != one) + np.int32(second != other))
+        image[_U(at) + _2 * _U(i)] = type(whole)(np.rint(first))
+        image[_U(at) + _2 * _U(i) + _1] = type(whole)(np.rint(second))
     return clipped
 
 
@@ -208,13 +258,14 @@ def weigh_one(down, row, taps, column):
 def put(value, limits, image, at):
     """Store one value as `weigh_across` does; return 1 where it was clipped.
 
-    ``limits`` are the least and the greatest value that round to one in range, and a zero of the
-    type by way of which numbers become whole; None for images of floats.
+    ``limits`` are the least and the greatest value that round to one in range, a zero of the type
+    by way of which numbers become whole, and what `rounded_bits` makes of the least, or None where
+    it cannot be used; None for images of floats.
     """
     if limits is None:
         image[at] = value
         return np.int32(0)
-    low, high, whole = limits
+    low, high, whole, _ = limits
     inside = value if value > low else low
     inside = inside if inside < high else high
     image[at] = type(whole)(np.rint(inside))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,6 @@ class Leading:
     >>> axes = Leading(("t", "c", "z"), (2, 1, 3))
     >>> axes.n_frames, axes.long, axes.positions("t").tolist()
     (6, ('t', 'z'), [0, 0, 0, 1, 1, 1])
-    >>> list(axes.runs(1, 5))
-    [(0, 0, slice(1, 3, None)), (1, 0, slice(0, 2, None))]
     """
 
     names: tuple[str, ...]
@@ -57,14 +55,42 @@ class Leading:
                 return min(size, chunk) * inner
         return 1
 
-    def runs(self, start: int, stop: int) -> Iterator[tuple[Any, ...]]:
-        """Indices into these axes that give a range of frames, one slice in each."""
-        # along the last axis that has several items; behind it there is one of each
-        along = max((at for at, size in enumerate(self.sizes) if size > 1), default=0)
-        size = self.sizes[along]
-        behind = (0,) * (len(self.sizes) - along - 1)
-        edges = [start, *range((start // size + 1) * size, stop, size), stop]
-        for first, last in itertools.pairwise(edges):
-            outer = np.unravel_index(first // size, self.sizes[:along]) if along else ()
-            inside = slice(first % size, first % size + last - first)
-            yield (*(int(at) for at in outer), inside, *behind)
+    def boxes(self, start: int, stop: int) -> Iterator[Box]:
+        """Ranges of these axes that hold a range of frames in order."""
+        return boxes(start, stop, self.sizes)
+
+
+def boxes(start: int, stop: int, sizes: Sequence[int]) -> Iterator[Box]:
+    """Ranges of some axes that hold a range of places, counted along the last one first.
+
+    They come in order, and are as few as there can be: of two axes three at most, the end of a row,
+    whole rows, the beginning of a row.
+
+    Parameters
+    ----------
+    start, stop
+        The range, 0 <= start < stop.
+    sizes
+        Of the axes.
+
+    Examples
+    --------
+    >>> list(boxes(2, 9, (3, 4)))
+    [(slice(0, 1, None), slice(2, 4, None)), (slice(1, 2, None), slice(0, 4, None)), \
+(slice(2, 3, None), slice(0, 1, None))]
+    """
+    if len(sizes) < 2:
+        yield (slice(start, stop),) if sizes else ()
+        return
+    inner = math.prod(sizes[1:])
+    while start < stop:
+        at, behind = divmod(start, inner)
+        whole = (stop - start) // inner
+        if behind or not whole:
+            end = min(inner, behind + stop - start)
+            for box in boxes(behind, end, sizes[1:]):
+                yield (slice(at, at + 1), *box)
+            start += end - behind
+        else:
+            yield (slice(at, at + whole), *(slice(0, size) for size in sizes[1:]))
+            start += whole * inner

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.errors import InputError, MissingExtraError
-from stillstack.scan import grid_pieces
 from stillstack.sources.chained import ChainedReader
 from stillstack.sources.fingerprint import digest, stamp
+from stillstack.sources.folding import Box, boxes
 from stillstack.sources.guard import opening, read_or_name
 from stillstack.sources.layouts import find_stack
 from stillstack.sources.protocol import FileSource, Format
@@ -61,9 +61,8 @@ class Hdf5Reader:
             elif dataset.ndim == 3 and self.order != (0, 1, 2):
                 return self._turned(dataset, start, stop)
             else:
-                width = dataset.shape[self.order[1]] if dataset.ndim == 4 else 0
-                ranges = grid_pieces(start, stop, width) if width else [(slice(start, stop),)]
-                parts = [self._piece(dataset, places) for places in ranges]
+                leading = [dataset.shape[axis] for axis in self.order[:-2]]
+                parts = [self._piece(dataset, box) for box in boxes(start, stop, leading)]
                 frames = parts[0] if len(parts) == 1 else np.concatenate(parts)
         values: NDArray[Any] = frames.astype(frames.dtype.newbyteorder("="), order="C", copy=False)
         return values
@@ -78,10 +77,10 @@ class Hdf5Reader:
             frames[begin - start : end - start] = self._piece(dataset, (slice(begin, end),))
         return frames
 
-    def _piece(self, dataset: Any, places: tuple[slice, ...]) -> NDArray[Any]:
+    def _piece(self, dataset: Any, box: Box) -> NDArray[Any]:
         """Frames at ranges of the axes in front of y and x, in one line."""
         chosen = [slice(None)] * dataset.ndim
-        for axis, place in zip(self.order, places, strict=False):
+        for axis, place in zip(self.order, box, strict=False):
             chosen[axis] = place
         ordered: NDArray[Any] = dataset[tuple(chosen)].transpose(self.order)
         return ordered.reshape(-1, *ordered.shape[-2:])

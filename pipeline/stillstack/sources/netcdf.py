@@ -66,8 +66,10 @@ class XarrayReader:
             variable = dataset.variables[name]
             if not self.leading.sizes:
                 return _native(variable.values)[np.newaxis]
-            runs = self.leading.runs(start, stop)
-            return _native(np.concatenate([variable[index].values for index in runs]))
+            shape = variable.shape[-2:]
+            boxes = self.leading.boxes(start, stop)
+            parts = [variable[box].values.reshape(-1, *shape) for box in boxes]
+            return _native(np.concatenate(parts))
 
     def narrow(self, start: int, stop: int) -> XarrayReader:  # noqa: ARG002
         """Itself: it is small whatever the range."""

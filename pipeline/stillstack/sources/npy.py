@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillstack.errors import InputError
-from stillstack.scan import grid_pieces, scan_coordinates
+from stillstack.scan import scan_coordinates
 from stillstack.sources.fingerprint import stamp
+from stillstack.sources.folding import boxes
 from stillstack.sources.guard import opening, read_or_name
 from stillstack.sources.protocol import FileSource, Format, FrameReader
 from stillstack.sources.raw import RawReader
@@ -39,12 +40,12 @@ class FortranReader:
             self.path, stored, mode="r", offset=self.offset, shape=self.shape, order="F"
         )
         native = stored.newbyteorder("=")
-        if len(self.shape) == 3:
-            return np.array(mapped[start:stop], dtype=native, order="C")
         parts = [
-            np.array(mapped[places], dtype=native, order="C").reshape(-1, *self.shape[-2:])
-            for places in grid_pieces(start, stop, self.shape[1])
+            np.array(mapped[box], dtype=native, order="C").reshape(-1, *self.shape[-2:])
+            for box in boxes(start, stop, self.shape[:-2])
         ]
+        if len(parts) == 1:
+            return parts[0]
         return np.concatenate(parts)
 
     def narrow(self, start: int, stop: int) -> FortranReader:  # noqa: ARG002

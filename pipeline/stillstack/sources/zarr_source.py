@@ -57,7 +57,7 @@ class ZarrReader:
         if self.single:
             return reading.read_image(self.path, self.variable)[np.newaxis]
         if self.leading is not None:
-            return reading.read_runs(self.path, self.variable, self.leading.runs(start, stop))
+            return reading.read_boxes(self.path, self.variable, self.leading.boxes(start, stop))
         return reading.read_range(self.path, self.variable, start, stop)
 
     def narrow(self, start: int, stop: int) -> ZarrReader:  # noqa: ARG002

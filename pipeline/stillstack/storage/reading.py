@@ -48,8 +48,8 @@ def read_range(path: Where, variable: str | None, start: int, stop: int) -> NDAr
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def read_runs(path: Where, variable: str | None, runs: Iterable[Any]) -> NDArray[Any]:
-    """Items of an array at several indices, each with one slice, one after the other.
+def read_boxes(path: Where, variable: str | None, boxes: Iterable[Any]) -> NDArray[Any]:
+    """Images at several ranges of the axes in front of the last two, one after the other.
 
     Raises
     ------
@@ -57,7 +57,8 @@ def read_runs(path: Where, variable: str | None, runs: Iterable[Any]) -> NDArray
         What Zarr and its codecs raise, as it is.
     """
     array = open_array(path, variable, stamp_of(path, variable))
-    values = np.concatenate([np.asarray(array[index]) for index in runs])
+    parts = (np.asarray(array[box]).reshape(-1, *array.shape[-2:]) for box in boxes)
+    values = np.concatenate(list(parts))
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.beamblock import beam_block_valid, transmission
 from stillstack.errors import InputError
-from stillstack.scene import (
+from stillstack.simulation.beamblock import beam_block_valid, transmission
+from stillstack.simulation.scene import (
     Part,
     Rings,
     Scene,

@@ -15,24 +15,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.beamblock import (
-    BeamBlock,
-    beam_block,
-    beam_block_figure,
-    beam_block_valid,
-    transmission,
-)
 from stillstack.errors import InputError
-from stillstack.longrun import (
-    LongRun,
-    Motion,
-    Timeline,
-    evolving_scenes,
-    long_timeline,
-    simulate_long_run,
-)
-from stillstack.pumpprobe import pump_response, simulate_pump_probe
-from stillstack.scene import (
+from stillstack.simulation.beamblock import beam_block_valid, transmission
+from stillstack.simulation.scene import (
     Image,
     Scene,
     Valid,
@@ -41,31 +26,6 @@ from stillstack.scene import (
     powder_scene,
     textured_scene,
 )
-
-__all__ = [
-    "PLANTED_KINDS",
-    "PLANTED_REJECTS",
-    "SCENES",
-    "BeamBlock",
-    "LongRun",
-    "Motion",
-    "Scene",
-    "SimulatedStack",
-    "Timeline",
-    "beam_block",
-    "beam_block_figure",
-    "beam_block_valid",
-    "crystal_scene",
-    "drift_path",
-    "evolving_scenes",
-    "long_timeline",
-    "powder_scene",
-    "pump_response",
-    "simulate_long_run",
-    "simulate_pump_probe",
-    "simulate_stack",
-    "textured_scene",
-]
 
 PLANTED_REJECTS: Final = ("blank", "saturated", "noise", "jumped")
 PLANTED_KINDS: Final = (*PLANTED_REJECTS, "struck")

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.beamblock import beam_block_valid
 from stillstack.errors import InputError
+from stillstack.simulation.beamblock import beam_block_valid
 
 Image = NDArray[np.float64]
 Valid = NDArray[np.bool_]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stillstack.errors import InputError
-from stillstack.longrun import LongRun, Motion, simulate_long_run
-from stillstack.scene import Part, Rings, Scene, powder_scene
+from stillstack.simulation.longrun import LongRun, Motion, simulate_long_run
+from stillstack.simulation.scene import Part, Rings, Scene, powder_scene
 
 ON = "on"
 OFF = "off"
