@@ -1,8 +1,8 @@
 """How long the user's own first block takes, measured as a worker would do it.
 
 A process of its own (`stillstack.firstblock`), with a worker's environment and nothing of the
-caller's, prepares a stand-in for the reference (the mean of a few frames), and does the first block
-a few times, into a folder beside the output that is removed at the end. What a cluster costs on top
+caller's, prepares a stand-in for the reference (made of a few frames), and does the first block a
+few times, into a folder beside the output that is removed at the end. What a cluster costs on top
 is counted in `stillstack.forecast`.
 """
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from dask.base import compute
 from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from stillstack import cluster, inspection, storage
 from stillstack.calibration import Calibration, Trial, calibrate
 from stillstack.config import RunConfig, as_config, config_digest, result_settings
-from stillstack.errors import RunFaultError
+from stillstack.errors import InputError, RunFaultError
 from stillstack.exclusion import kept_numbers
 from stillstack.findings import Finding, Findings, refuse
 from stillstack.forecast import Forecast, forecast
@@ -33,6 +35,8 @@ _BEST_COMPRESSION: Final = 0.5
 # A run of so much takes minutes, to time its first block a few seconds.
 _MANY_BYTES: Final = 10**11
 _ALLOWED_AMPLIFICATION: Final = 1.25
+# Enough for a reference that takes as long to work with as one of many frames.
+_REFERENCE_FRAMES: Final = 8
 
 
 @dataclass(frozen=True)
@@ -235,29 +239,39 @@ def plan(
     )
     if calibrated is None:
         calibrated = sizes.layout.n_frames * sizes.layout.source_bytes >= _MANY_BYTES
-    return _calibrated(made, len(sample.numbers)) if calibrated and not made.errors else made
+    return _calibrated(made) if calibrated and not made.errors else made
 
 
-def _calibrated(made: Plan, n_sampled: int) -> Plan:
+def _calibrated(made: Plan) -> Plan:
     """Add what the first block took, and what follows for the run."""
     output, layout = made.config.output, made.layout
     kept = kept_numbers(made.left_out, 0, layout.n_frames)[: layout.block_frames]
-    trial = Trial(
-        source=selected(made.source, kept) if made.left_out.any() else made.source,
-        layout=replace(layout, n_frames=len(kept)),
-        image=made.typical,
-        reference_valid=made.valid if made.reference_valid is None else made.reference_valid,
-        valid=made.valid,
-        settings={**made.settings, "n_frames": n_sampled},
-        interpolation=made.config.alignment.interpolation,
-        codec=output.codec,
-        durable=output.durable,
+    maker = ReferenceMaker(
+        made.source,
+        made.config.reference,
+        made.valid,
+        made.reference_valid,
+        made.settings,
+        partial(compute, scheduler="threads"),  # here, whatever Client is active
+        made.left_out,
     )
     try:
+        image = maker.like(_REFERENCE_FRAMES)
+        trial = Trial(
+            source=selected(made.source, kept) if made.left_out.any() else made.source,
+            layout=replace(layout, n_frames=len(kept)),
+            image=image.image,
+            reference_valid=image.valid,
+            valid=made.valid,
+            settings={**made.settings, "n_frames": image.n_frames},
+            interpolation=made.config.alignment.interpolation,
+            codec=output.codec,
+            durable=output.durable,
+        )
         place = output.place
         at = storage.nearest_folder(place) if isinstance(place, Path) else tempfile.gettempdir()
         measured = calibrate(trial, Path(at))
-    except RunFaultError as error:
+    except (InputError, RunFaultError) as error:
         doubt = Finding("warning", str(error), "How long the run takes cannot be said.")
         return replace(made, findings=(*made.findings, doubt))
     chunk, reference = made.source.chunk_frames, made.config.reference
