@@ -405,5 +405,5 @@ class _Execution:
         if time.monotonic() - self.table_written > self.limits.table_seconds:
             began = time.monotonic()
             self.publish(self.table)
-            # never more than a twentieth of the coordinator's time
-            self.table_written = time.monotonic() + 20 * (time.monotonic() - began)
+            # never more than a hundredth of the coordinator's time, however long the table is
+            self.table_written = time.monotonic() + 100 * (time.monotonic() - began)

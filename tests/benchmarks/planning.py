@@ -8,8 +8,8 @@ and the time from starting the process to the finished store; the memory of a wo
 planned and the most that one took; and how many frames a second two workers do over what one does,
 in the last three quarters of the frames. One worker process keeps more than one core busy: it
 compresses a frame while the one before is written, and the coordinator and the system work beside
-it; so one worker with all of this kept on one core stands there too. Answers are checked: the shifts of all frames
-against the truth.
+it; so one worker with all of this kept on one core stands there too. Answers are checked: the
+shifts of all frames against the truth.
 
 ``--short`` takes fewer frames. The machine has to be quiet, and to have two cores; Linux only.
 """
