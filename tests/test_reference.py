@@ -120,6 +120,18 @@ def test_values_that_do_not_count_stay_out_of_the_mean() -> None:
     assert made.image[made.valid].max() <= 100
 
 
+def test_one_like_it_of_few_frames_is_as_sharp(drifting: SimulatedStack) -> None:
+    maker = _maker(drifting, kind="mean", refine=2)
+    like, made = maker.like(6), maker.make()
+    blurred = _maker(drifting, kind="mean", refine=0, frames=6).make()
+    assert like.n_frames <= 6 < made.n_frames
+    sharp = _sharpness(made, drifting.valid)
+    assert abs(_sharpness(like, drifting.valid) / sharp - 1) < 0.25
+    assert _sharpness(blurred, drifting.valid) < 0.5 * sharp
+    first = _maker(drifting, kind="first").like(6)
+    np.testing.assert_array_equal(first.image, _maker(drifting, kind="first").make().image)
+
+
 def test_planted_frames_do_not_enter_the_refined_mean(stack: SimulatedStack) -> None:
     made = _maker(stack, kind="mean", frames="all").make()
     # a struck frame is good, but odd enough to be left out of the reference

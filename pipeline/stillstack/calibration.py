@@ -61,6 +61,8 @@ class Calibration:
         Bytes that were stored for the frames; 0 where only shifts are wanted.
     peak
         Largest memory of the process, bytes.
+    planning
+        To look at the input, as a run does before it begins.
     """
 
     frames: int
@@ -76,6 +78,7 @@ class Calibration:
     align: float
     written: int
     peak: int
+    planning: float = 0.0
 
     @property
     def frame(self) -> float:

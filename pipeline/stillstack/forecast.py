@@ -43,7 +43,7 @@ class Forecast:
     workers
         Worker processes.
     starting
-        Seconds until the first block is begun: imports, the reference, the cluster.
+        Seconds until the first block is begun: imports, the plan, the reference, the cluster.
     working
         Seconds from then on.
     coordinator_load
@@ -164,7 +164,7 @@ def start_seconds(layout: Layout, measured: Calibration, reference: ReferenceCon
     making += rounds * moved
     # the coordinator starts, then the workers do, and each reads what the coordinator prepared
     each = measured.starting + measured.loading + measured.warming
-    return measured.starting + making + CLUSTER_SECONDS + each
+    return measured.starting + measured.planning + making + CLUSTER_SECONDS + each
 
 
 def steps_of_workers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -172,6 +173,7 @@ def plan(
     >>> made.errors, made.valid.shape == made.layout.frame_shape
     ((), True)
     """
+    began = time.monotonic()
     config = as_config(config)
     found = Findings()
     place = config.output.place
@@ -239,10 +241,12 @@ def plan(
     )
     if calibrated is None:
         calibrated = sizes.layout.n_frames * sizes.layout.source_bytes >= _MANY_BYTES
-    return _calibrated(made) if calibrated and not made.errors else made
+    if not calibrated or made.errors:
+        return made
+    return _calibrated(made, planning=time.monotonic() - began)
 
 
-def _calibrated(made: Plan) -> Plan:
+def _calibrated(made: Plan, planning: float) -> Plan:
     """Add what the first block took, and what follows for the run."""
     output, layout = made.config.output, made.layout
     kept = kept_numbers(made.left_out, 0, layout.n_frames)[: layout.block_frames]
@@ -270,7 +274,7 @@ def _calibrated(made: Plan) -> Plan:
         )
         place = output.place
         at = storage.nearest_folder(place) if isinstance(place, Path) else tempfile.gettempdir()
-        measured = calibrate(trial, Path(at))
+        measured = replace(calibrate(trial, Path(at)), planning=planning)
     except (InputError, RunFaultError) as error:
         doubt = Finding("warning", str(error), "How long the run takes cannot be said.")
         return replace(made, findings=(*made.findings, doubt))
