@@ -34,8 +34,9 @@ from stillstack.address import Address, located
 from stillstack.cli import app
 from stillstack.errors import AccessError, InputError
 from stillstack.execute import Progress
+from stillstack.explore.opened import frames_of_run
 from stillstack.ingest import StackOptions, ingest
-from stillstack.model import Status
+from stillstack.model import Status, is_good
 from stillstack.prepare import job_for
 from stillstack.run import open_run, run
 from stillstack.simulation import SimulatedStack, beam_block_figure
@@ -325,6 +326,19 @@ def test_what_travels_to_workers_is_small_and_holds_no_secret(
         assert KEY_ID.encode() not in travels
     opened = open_run(bucket.place("out.zarr").url, options=bucket.options)
     np.testing.assert_array_equal(opened["shift"], result["shift"])
+
+
+def test_frames_of_a_run_in_a_store_are_browsed(
+    config: dict[str, Any], bucket: Bucket, client: Any, small_stack: SimulatedStack
+) -> None:
+    result = run(config)
+    number = int(np.flatnonzero(is_good(result["status"].values))[5])
+    bucket.front.seen.clear()
+    frames = frames_of_run(bucket.place("out.zarr"))
+    assert not any("/aligned/c/" in key for key in bucket.front.seen)
+    before, after = frames.before(number).pixels, frames.after(number).pixels
+    np.testing.assert_array_equal(before, small_stack.frame(number))
+    np.testing.assert_array_equal(after, result["aligned"][number].values)
 
 
 def test_the_commands_take_addresses(

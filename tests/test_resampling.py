@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import Any
 
@@ -438,6 +439,41 @@ def test_isolated_pixels_are_those_with_eight_valid_neighbours(
     compiled: Any = footprints.isolated_pixels
     for find in (compiled, compiled.py_func):
         np.testing.assert_array_equal(find(valid.view(np.uint8)).T, expected)
+
+
+@pytest.mark.parametrize("shift", [(0.4, -0.3), (2.4, 1.0), (0.0, -1.6), (-3.7, 5.2)])
+@pytest.mark.parametrize(("interpolation", "reach"), [("bspline", 3), ("lanczos", 2)])
+def test_the_shorter_kernel_is_catmull_rom_along_every_border(
+    interpolation: str, reach: int, shift: tuple[float, float]
+) -> None:
+    # wider than a tile, so that borders are long runs of pixels and short ones
+    frame = np.random.default_rng(0).normal(100, 20, (70, 1100))
+    valid = np.ones(frame.shape, np.bool_)
+    valid[2, 500] = valid[30, 3] = valid[68, 1060] = False  # isolated: filled in, no border
+    valid[40:50, 300:800] = False
+    long, short = (
+        resample_frame(frame, shift, valid=valid, interpolation=method, dtype="f8")
+        for method in (interpolation, "catmull-rom")
+    )
+    filled = valid | ndimage.binary_closing(valid, np.ones((3, 3)), border_value=1)
+
+    def whole(before: int, after: int) -> NDArray[np.bool_]:
+        """Outputs whose pixels from so many before to so many after are all there."""
+        padded = np.pad(filled, 16)
+        seen = np.ones(frame.shape, np.bool_)
+        steps = [range(-before, after + 1) if s % 1 else (0,) for s in shift]
+        at = [16 + math.floor(-s) for s in shift]
+        for dy, dx in product(*steps):
+            top, left = at[0] + dy, at[1] + dx
+            seen &= padded[top : top + frame.shape[0], left : left + frame.shape[1]]
+        return seen
+
+    border = whole(1, 2) & ~whole(reach, reach + 1)
+    assert border.sum() > 200
+    np.testing.assert_array_equal(np.isnan(long.image), np.isnan(short.image))
+    np.testing.assert_allclose(long.image[border], short.image[border], rtol=1e-12)
+    inner = whole(reach, reach + 1) & long.valid
+    assert np.abs(long.image[inner] - short.image[inner]).max() > 1
 
 
 # ------------------------------------------------------------------ types, fill, clipping

@@ -260,7 +260,7 @@ def _calibrated(made: Plan, planning: float) -> Plan:
         made.left_out,
     )
     try:
-        image = maker.like(_REFERENCE_FRAMES)
+        image = maker.like(_REFERENCE_FRAMES, made.given)
         trial = Trial(
             source=selected(made.source, kept) if made.left_out.any() else made.source,
             layout=replace(layout, n_frames=len(kept)),

@@ -82,15 +82,17 @@ class ReferenceMaker:
             made, before, done = self.first_image(), None, 0
         return self._refined(self._restricted(made).refuse_blank(), before, done)
 
-    def like(self, n_frames: int) -> ReferenceImage:
+    def like(self, n_frames: int, rows: NDArray[np.void] | None = None) -> ReferenceImage:
         """Make an image of a few frames that is as sharp as the one that is to be made.
 
-        What is done with a reference takes as long with it: a blurred one would take longer.
+        What is done with a reference takes as long with it: a blurred one would take longer. With
+        the ``rows`` of a table its shifts are taken, as by `averaged`.
         """
         wanted = self.config.frames
         frames = n_frames if isinstance(wanted, str) else min(n_frames, wanted)
         fewer = {"frames": frames, "refine": min(1, self.config.most_rounds)}
-        return replace(self, config=self.config.model_copy(update=fewer)).make()
+        maker = replace(self, config=self.config.model_copy(update=fewer))
+        return maker.make() if rows is None else maker.averaged(rows)
 
     def averaged(self, rows: NDArray[np.void]) -> ReferenceImage:
         """Mean of the spread frames that have a shift in a table, moved by it."""

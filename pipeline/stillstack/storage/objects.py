@@ -298,13 +298,14 @@ def checksum_of(*parts: Any) -> str:
 
 
 def _let_go(descriptor: int, size: int) -> None:
-    """Tell the system that a synced file will not be read soon, so that its memory serves the next.
+    """Tell the system that a synced file need not stay in memory, which the next one can have.
 
     Hundreds of gigabytes would push all else out of memory, the input too, and to find new memory
     for each frame took a tenth of a run's time.
     """
     if size >= _LARGE and hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):  # it is but a hint
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(folder: Path) -> None:
