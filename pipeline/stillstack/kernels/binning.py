@@ -154,15 +154,28 @@ def _fold_four(total, pedestal, use, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _plain_four(words, pedestal, use, out):  # type: ignore[no-untyped-def]
-    """As `_careful_four`, right where four pixels fit; returns the bits set in any pixel."""
+def _plain_four(words, total, pedestal, use, out):  # type: ignore[no-untyped-def]
+    """As `_careful_four`, right where four pixels fit; returns the bits set in any pixel.
+
+    One row after the other, summed up in ``total``: of four rows at once the processor brings none
+    ahead, and to wait for a frame takes twice as long as to add it up.
+    """
     scale, zero = np.float32(1.0 / 16.0), np.float32(0.0)
     bits = np.uint64(0)
-    a, b, c, d = words[0], words[1], words[2], words[3]
+    first = words[0]
     for i in range(out.size):
-        total = a[i] + b[i] + c[i] + d[i]
-        bits |= a[i] | b[i] | c[i] | d[i]
-        even = (total & _EVEN) + ((total >> _HALF) & _EVEN)
+        total[i] = first[i]
+        bits |= first[i]
+    for k in range(1, 3):
+        row = words[k]
+        for i in range(out.size):
+            total[i] += row[i]
+            bits |= row[i]
+    last = words[3]
+    for i in range(out.size):
+        bits |= last[i]
+        four = total[i] + last[i]
+        even = (four & _EVEN) + ((four >> _HALF) & _EVEN)
         count = np.int32((even & _LOW) + (even >> _WORD)) - pedestal
         out[i] = np.float32(count) * scale if use[i] else zero
     bits |= bits >> _WORD
@@ -226,9 +239,10 @@ def _plain_by_two(words, pedestal, usable, out, highest):  # type: ignore[no-unt
 
 @compiled
 def _plain_by_four(words, pedestal, usable, out, highest):  # type: ignore[no-untyped-def]
+    total = np.empty(out.shape[1], np.uint64)
     for j in range(out.shape[0]):
         rows = words[4 * j : 4 * j + 4]
-        highest[j] = _plain_four(rows, pedestal, usable[j], out[j])
+        highest[j] = _plain_four(rows, total, pedestal, usable[j], out[j])
         if highest[j] > _FOUR_FIT:
             _careful_four(rows, pedestal, usable[j], out[j])
 
@@ -255,6 +269,7 @@ def _by_four_filled(  # type: ignore[no-untyped-def]
 ):
     width = frame.shape[1]
     columns, known = np.empty(width, _U8), np.empty(width, _U8)
+    total = np.empty(out.shape[1], np.uint64)
     for j in range(out.shape[0]):
         differs = known_band(own, static, j, 4, 4, columns, known, usable[j])
         if differs or filled:
@@ -268,7 +283,7 @@ def _by_four_filled(  # type: ignore[no-untyped-def]
                 _careful_four(words, pedestal, usable[j], out[j])
         else:
             rows_of_words = frame_words[4 * j : 4 * j + 4]
-            highest[j] = _plain_four(rows_of_words, pedestal, usable[j], out[j])
+            highest[j] = _plain_four(rows_of_words, total, pedestal, usable[j], out[j])
             if highest[j] > _FOUR_FIT:
                 _careful_four(rows_of_words, pedestal, usable[j], out[j])
 
