@@ -6,12 +6,10 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from dask.base import compute
 from dask.utils import format_bytes
 from numpy.typing import NDArray
 
@@ -102,6 +100,18 @@ class Plan:
     def read_amplification(self) -> float:
         """How often each frame of the source is decoded."""
         return read_amplification(self.layout, self.source.chunk_frames)
+
+    @property
+    def maker(self) -> ReferenceMaker:
+        """What makes the reference of its frames."""
+        return ReferenceMaker(
+            self.source,
+            self.config.reference,
+            self.valid,
+            self.reference_valid,
+            self.settings,
+            left_out=self.left_out,
+        )
 
     def refuse(self) -> Plan:
         """Return itself, or raise InputError with every error that was found."""
@@ -250,17 +260,8 @@ def _calibrated(made: Plan, planning: float) -> Plan:
     """Add what the first block took, and what follows for the run."""
     output, layout = made.config.output, made.layout
     kept = kept_numbers(made.left_out, 0, layout.n_frames)[: layout.block_frames]
-    maker = ReferenceMaker(
-        made.source,
-        made.config.reference,
-        made.valid,
-        made.reference_valid,
-        made.settings,
-        partial(compute, scheduler="threads"),  # here, whatever Client is active
-        made.left_out,
-    )
     try:
-        image = maker.like(_REFERENCE_FRAMES, made.given)
+        image = made.maker.like(_REFERENCE_FRAMES, made.given)
         trial = Trial(
             source=selected(made.source, kept) if made.left_out.any() else made.source,
             layout=replace(layout, n_frames=len(kept)),

@@ -42,6 +42,12 @@ _MIN_COVERAGE: Final = 0.5
 _MEDIAN_EFFICIENCY: Final = 2 / np.pi
 
 
+def in_threads(*collections: Any) -> tuple[Any, ...]:
+    """Compute in this process, on all cores, whatever Client is active."""
+    found: tuple[Any, ...] = compute(*collections, scheduler="threads")
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class ReferenceMaker:
     """What every way of making a reference needs.
@@ -60,7 +66,7 @@ class ReferenceMaker:
     settings
         Keywords of :func:`~stillstack.kernels.registration.prepare_reference`.
     compute
-        ``dask.compute``, bound to a scheduler.
+        ``dask.compute``, bound to a scheduler; by default threads of this process.
     left_out
         Boolean (frame,), True for a frame that the config leaves out; None where none is.
     """
@@ -70,7 +76,7 @@ class ReferenceMaker:
     valid: Valid
     reference_valid: Valid | None
     settings: Mapping[str, Any]
-    compute: Compute = compute
+    compute: Compute = in_threads
     left_out: NDArray[np.bool_] | None = None
 
     def make(self) -> ReferenceImage:

@@ -12,12 +12,11 @@ of both answers correlate by 0.98 and more, and their best combination gains 2 p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 import xarray as xr
-from dask.base import compute
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
@@ -27,7 +26,7 @@ from stillstack.kernels.registration import Reference
 from stillstack.model import AXIS, FRAME, GROUP, SUM
 from stillstack.network import Edge, Groups, groups_of, measure_edges, tie_groups
 from stillstack.plan import Plan
-from stillstack.reference import ReferenceMaker
+from stillstack.reference import ReferenceMaker, in_threads
 from stillstack.reference_image import ReferenceImage
 from stillstack.sources import SummedSource, selected
 from stillstack.sums import made_of_sums, per_frame
@@ -66,31 +65,17 @@ class References:
 
 def make_references(plan: Plan) -> References:
     """Make the reference of a run, or those of its groups."""
-    maker = ReferenceMaker(
-        plan.source,
-        plan.config.reference,
-        plan.valid,
-        plan.reference_valid,
-        plan.settings,
-        _in_threads,
-        plan.left_out,
-    )
+    maker = plan.maker
     if plan.given is not None:
         return _single(maker, maker.averaged(plan.given))
     following = plan.config.trajectory
     if following is not None and following.sum_frames != 1:
-        made, sums, k = made_of_sums(plan, following, _in_threads)
+        made, sums, k = made_of_sums(plan, following, in_threads)
         return _summed(maker, made, sums, k)
     if plan.config.groups is None:
         return _single(maker, maker.make())
     groups = groups_of(plan.config.groups, plan.source.coords, plan.layout.n_frames)
     return _grouped(plan, maker, groups, plan.config.groups)
-
-
-def _in_threads(*collections: Any) -> tuple[Any, ...]:
-    """Compute in this process, on all cores."""
-    found: tuple[Any, ...] = compute(*collections, scheduler="threads")
-    return found
 
 
 def _single(maker: ReferenceMaker, made: ReferenceImage) -> References:
@@ -155,15 +140,7 @@ def _picture_of(plan: Plan, groups: Groups, number: int) -> tuple[ReferenceImage
     frames = groups.frames(number)
     source = selected(plan.source, frames)
     config = plan.config.reference.model_copy(update={"start": 0, "stop": None})
-    maker = ReferenceMaker(
-        source,
-        config,
-        plan.valid,
-        plan.reference_valid,
-        plan.settings,
-        _in_threads,
-        plan.left_out[frames],
-    )
+    maker = replace(plan.maker, source=source, config=config, left_out=plan.left_out[frames])
     try:
         return maker.make(), ""
     except InputError as error:
@@ -172,7 +149,7 @@ def _picture_of(plan: Plan, groups: Groups, number: int) -> tuple[ReferenceImage
 
 
 def _measured_in_threads(tasks: Sequence[tuple[Any, ...]]) -> Iterable[tuple[Edge, ...]]:
-    return _in_threads(*(delayed(measure_edges, traverse=False)(*task) for task in tasks))
+    return in_threads(*(delayed(measure_edges, traverse=False)(*task) for task in tasks))
 
 
 def _variables(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +18,6 @@ from stillstack.errors import InputError
 from stillstack.exclusion import kept_numbers
 from stillstack.model import is_good, status_words
 from stillstack.plan import Plan
-from stillstack.reference import ReferenceMaker
 from stillstack.reference_image import ReferenceImage
 from stillstack.sampling import spread_numbers
 
@@ -119,15 +118,7 @@ def gather(plan: Plan, seed: int, compute: Compute) -> Material:
 def _choose(plan: Plan, seed: int, compute: Compute) -> _Chosen:
     """Register spread frames, and add up the good ones."""
     source = plan.source
-    maker = ReferenceMaker(
-        source,
-        plan.config.reference,
-        plan.valid,
-        plan.reference_valid,
-        plan.settings,
-        compute,
-        plan.left_out,
-    )
+    maker = replace(plan.maker, compute=compute)
     made = maker.make()
     start = maker.prepared(made)
     summed = _kind_of(plan) == "summed"
