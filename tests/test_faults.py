@@ -196,7 +196,7 @@ def test_an_orphaned_worker_that_writes_late_changes_nothing(
 def test_a_reader_meanwhile_sees_whole_frames_or_pending_ones(
     cluster_client: Any, small_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execute, "Limits", partial(Limits, table_seconds=0.0))
+    monkeypatch.setattr(execute, "Limits", partial(Limits, table_seconds=0.0, table_share=1.0))
     small_config["output"]["block_frames"] = 2
     path = Path(small_config["output"]["path"])
     seen: list[tuple[Any, Any, Any]] = []

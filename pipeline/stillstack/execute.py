@@ -1,7 +1,7 @@
-"""Runs the blocks of a stage on a cluster, a bounded number at a time, and keeps the ledger.
+"""Runs the blocks of a stage on a cluster, a bounded number at a time.
 
 Each block is a task of its own, submitted when there is room and dropped when it has finished.
-What comes back is appended to the ledger at once, so that at any time no more is lost than the
+What comes back is entered into the books at once, so that at any time no more is lost than the
 blocks in flight.
 """
 
@@ -11,28 +11,25 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-import numpy as np
 from distributed import Client, Future, KilledWorker
 
 from stillstack.blockwork import probe_frame, run_block
+from stillstack.books import Books, Publish
 from stillstack.cluster import thread_count, workers_memory
-from stillstack.doubt import Doubt
 from stillstack.errors import RunFaultError, StillstackError
 from stillstack.flight import Flight, Limits
 from stillstack.interrupt import Interrupts
 from stillstack.job import Block, BlockResult, Job, JobPlugin
 from stillstack.layout import Stage
-from stillstack.model import Rows, Status, is_good
-from stillstack.storage import AnyLedger, RunStore
+from stillstack.model import Rows
+from stillstack.storage import RunStore
 from stillstack.storage.notes import SET_ASIDE_NOTE
 from stillstack.watch.progress import OnProgress, Progress
-from stillstack.watch.teller import Teller
 
 __all__ = ["SET_ASIDE_NOTE", "OnProgress", "Progress", "Publish", "execute"]
 
@@ -45,9 +42,6 @@ class _Lost:
     """A task from which nothing came back, and why."""
 
     why: str
-
-
-Publish = Callable[[Rows], None]
 
 
 def execute(
@@ -81,31 +75,11 @@ def execute(
         _job_on_workers(client, job),
         interrupts.deferred(),
     ):
-        _Execution(
-            client,
-            job,
-            stage,
-            store,
-            table,
-            ledger,
-            interrupts,
-            publish or store.write_table,
-            progress,
-            limits or Limits(),
-            most_workers,
-        ).run()
-
-
-def _n_flagged(rows: Rows) -> int:
-    """Frames that were looked at and are not good."""
-    status = rows["status"]
-    unseen = (status & int(Status.PENDING | Status.EXCLUDED)) != 0
-    return int(np.count_nonzero(~is_good(status) & ~unseen))
-
-
-def _n_seen(rows: Rows) -> int:
-    """Frames that the config does not leave out."""
-    return int(np.count_nonzero((rows["status"] & int(Status.EXCLUDED)) == 0))
+        limits = limits or Limits()
+        look = partial(workers_memory, client)
+        published = publish or store.write_table
+        books = Books(stage, store, ledger, table, published, limits, look, progress)
+        _Execution(client, job, stage, books, interrupts, limits, most_workers).run()
 
 
 @contextlib.contextmanager
@@ -133,85 +107,39 @@ class _Execution:
     client: Client
     job: Job
     stage: Stage
-    store: RunStore
-    table: Rows
-    ledger: AnyLedger
+    books: Books
     interrupts: Interrupts
-    publish: Publish
-    progress: OnProgress | None
     limits: Limits
     most_workers: int
 
     def __post_init__(self) -> None:
-        self.waiting: deque[Block] = deque()
+        self.waiting = self.books.waiting
         self.suspects: list[Block] = []
         self.attempts: dict[int, int] = {}
         names = f"{self.stage.name}-{self.job.digest}"
         self.flight = Flight(self.client, self.limits, names)
-        self.n_done = 0
-        self.doubt = Doubt(self.limits.doubtful_blocks)
-        self.n_resumed = 0
-        self.n_flagged = _n_flagged(self.table)
         self.room = 0
         self.room_known = -math.inf
-        self.reasons: dict[str, str] = self.store.read_note(SET_ASIDE_NOTE) or {}
-        self.table_written = time.monotonic()
         self.heard = time.monotonic()
 
     def run(self) -> None:
         """Do all blocks: the ordinary ones side by side, suspects alone and last."""
-        self._take_stock()
-        self.teller = self._make_teller()
-        self.teller.begin()
+        self.books.teller.begin()
         try:
             self._run_side_by_side()
             for block in self.suspects:
                 self._run_alone(block)
-            self.doubt.refuse()
+            self.books.refuse_doubtful()
         except BaseException as error:
             self.flight.drop_all()
             # the table follows from the ledger; a disk that is full must not hide why
             with contextlib.suppress(OSError, StillstackError):
-                self.publish(self.table)
+                self.books.publish()
             # what the network says has no number, what the disk says has
             if isinstance(error, OSError) and error.errno is None:
                 raise _lost_scheduler() from error
             raise
-        self.publish(self.table)
-        self.teller.end()
-
-    def _make_teller(self) -> Teller:
-        n_frames = len(self.table)
-        told = Progress(
-            stage=self.stage.name,
-            frames_done=self._frames_done(),
-            n_frames=n_frames,
-            frames_flagged=self.n_flagged,
-            blocks_done=self.n_done,
-            n_blocks=-(-n_frames // self.store.block_frames),
-            resumed_frames=self.n_resumed,
-        )
-        return Teller(told, partial(workers_memory, self.client), self.progress)
-
-    def _frames_done(self) -> int:
-        # of a stage that does not estimate all rows are known, but not all of them are done
-        return min(self.n_done * self.store.block_frames, len(self.table))
-
-    def _take_stock(self) -> None:
-        """Fill in what is done already, and line up the rest."""
-        done = self.store.done_blocks(self.stage.name)
-        for index, (start, stop) in enumerate(self.store.blocks(self.stage.name)):
-            if index in done:
-                self._enter(done[index].rows, start, stop)
-                self.n_resumed += stop - start
-                self.doubt.came_through |= _n_seen(self.table[start:stop]) > 0
-                continue
-            known = self.table[start:stop].copy()
-            left_out = np.flatnonzero(known["status"] & int(Status.EXCLUDED)) + start
-            rows = None if self.stage.estimates else known
-            excluded = tuple(int(number) for number in left_out)
-            self.waiting.append(Block(index, start, stop, rows, excluded=excluded))
-        self.n_done = len(done)
+        self.books.close()
 
     def _run_side_by_side(self) -> None:
         while self.waiting or self.flight:
@@ -243,15 +171,13 @@ class _Execution:
         except Exception as error:  # noqa: BLE001  # judged by what it is, below
             self._failed(block, future, error)
         else:
-            self._judge(result)
+            self._enter(result)
         finally:
             future.release()
 
-    def _judge(self, result: BlockResult) -> None:
-        """Commit a block, as soon as it is clear that it tells of the frames."""
-        n_seen = _n_seen(self.table[result.record.start : result.record.stop])
-        for believed in self.doubt.believed(result, n_seen):
-            self._commit(believed)
+    def _enter(self, result: BlockResult) -> None:
+        self.flight.note_time(result.record.seconds)
+        self.books.take(result)
 
     def _failed(self, block: Block, future: Future[Any], error: Exception) -> None:
         if self.client.status != "running":
@@ -277,9 +203,9 @@ class _Execution:
 
     def _refuse_general_dying(self) -> None:
         """Stop where workers die whatever they do: that is not the frames' fault."""
-        if len(self.suspects) > max(2, self.n_done):
+        if len(self.suspects) > max(2, self.books.n_done):
             raise RunFaultError(
-                f"Workers died on {len(self.suspects)} blocks, and {self.n_done} are done.",
+                f"Workers died on {len(self.suspects)} blocks, and {self.books.n_done} are done.",
                 consequence="The run stopped; frames that are done are kept.",
                 cure="Most often it is memory: use fewer workers or a smaller "
                 "output.block_frames, and run the same command again.",
@@ -320,7 +246,7 @@ class _Execution:
                 consequence="The run stopped; frames that are done are kept.",
                 cure="Most often it is memory: use a smaller output.block_frames.",
             )
-        self._judge(result)
+        self._enter(result)
 
     def _alone(self, function: Callable[..., Any], block: Block) -> Any:
         """Do a task with nothing beside it; `_Lost` if workers die of it or never finish it."""
@@ -352,8 +278,8 @@ class _Execution:
                 deadline = min(deadline, self.interrupts.received_at + self.limits.grace_seconds)
             if time.monotonic() > deadline:
                 break
-            self._write_table_now_and_then()
-            self.teller.watch_workers()
+            self.books.publish_now_and_then()
+            self.books.teller.watch_workers()
             key = self.flight.finished(timeout=0.5)
             hung = self.flight.hung() if key is None else None
             if key is not None or hung is not None:
@@ -380,30 +306,3 @@ class _Execution:
             self._settle(key)
             self.waiting.clear()
         raise self.interrupts.error()
-
-    def _commit(self, result: BlockResult) -> None:
-        """Make a block done: reasons, ledger, table, in this order."""
-        record = result.record
-        self.flight.note_time(record.seconds)
-        if result.reasons:
-            self.reasons.update({str(number): why for number, why in result.reasons.items()})
-            self.store.write_note(SET_ASIDE_NOTE, self.reasons)
-            for number, why in result.reasons.items():
-                _LOG.warning("frame %d is set aside: %s", number, why)
-        self.ledger.append(record)
-        self._enter(record.rows, record.start, record.stop)
-        self.n_done += 1
-        self.teller.advance(self._frames_done(), self.n_done, self.n_flagged)
-
-    def _enter(self, rows: Rows | None, start: int, stop: int) -> None:
-        if rows is not None:
-            # counted as they come: the whole table for every block is too much of a long run
-            self.n_flagged += _n_flagged(rows) - _n_flagged(self.table[start:stop])
-            self.table[start:stop] = rows
-
-    def _write_table_now_and_then(self) -> None:
-        if time.monotonic() - self.table_written > self.limits.table_seconds:
-            began = time.monotonic()
-            self.publish(self.table)
-            # never more than a hundredth of the coordinator's time, however long the table is
-            self.table_written = time.monotonic() + 100 * (time.monotonic() - began)

@@ -38,8 +38,9 @@ class Limits:
     hang_factor, least_hang_seconds
         A block that takes so many times as long as the slowest one that came back, but at least
         this long, hangs, if one worker had it for half of that: this worker is restarted.
-    table_seconds
-        Time between two writings of the table.
+    table_seconds, table_share
+        Time between two writings of the table, and the part of the coordinator's that they may take
+        however long the table is.
     grace_seconds
         Time that blocks in flight get to finish when the run is interrupted.
     doubtful_blocks
@@ -52,6 +53,7 @@ class Limits:
     hang_factor: float = 20.0
     least_hang_seconds: float = 120.0
     table_seconds: float = 5.0
+    table_share: float = 0.01
     grace_seconds: float = 60.0
     doubtful_blocks: int = 8
 
