@@ -5,7 +5,8 @@ Means are made of each pixel less a pedestal, so that single precision survives 
 
 What makes the pass fast, as measured on frames that come from memory:
 
-- The rows of a bin are read side by side: the memory then answers several requests at once.
+- The rows of a bin are read one after the other: of several at once the processor brings none
+  ahead, and waits longer than it adds up.
 - uint16 are summed over four rows as they are, four to a word, which holds while none has a bit
   above the fourteenth. Rows of bins with a higher one are summed again, carefully.
 - Rows of bins where a frame has no invalid pixel of its own are binned as if it said nothing.
@@ -23,8 +24,8 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from stillstack.kernels.columns import Flags, Indices, StaticBins, known_band, lost_bins
-from stillstack.kernels.compiling import compiled, locked
+from stillstack.kernels.columns import Flags, Indices, StaticBins, lost_bins, own_columns
+from stillstack.kernels.compiling import compiled, compiled_inner, locked
 
 Float32 = NDArray[np.float32]
 
@@ -113,18 +114,14 @@ def _fill(row, columns, bit, into):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _filled(frame, own, static, pedestal, factor, band, total, usable, out):  # type: ignore[no-untyped-def]
+def _filled(frame, columns, pedestal, factor, band, total, usable, out):  # type: ignore[no-untyped-def]
     width = frame.shape[1]
-    parts = static.shape[0] // max(out.shape[0], 1)
+    parts = columns.shape[0] // max(out.shape[0], 1)
     rows = factor // max(parts, 1)
-    columns, known = np.empty(width, _U8), np.empty(width, _U8)
     for j in range(out.shape[0]):
-        for part in range(parts):
-            k = j * parts + part
-            known_band(own, static, k, rows, factor, columns, known, usable[j])
-            for r in range(rows):
-                row = frame[k * rows + r]
-                _fill(row, columns, _U8(1 << r), band[part * rows + r, :width])
+        for k in range(factor):
+            bit = _U8(1 << (k % rows))
+            _fill(frame[j * factor + k], columns[j * parts + k // rows], bit, band[k, :width])
         _bin_plain(band, pedestal, factor, usable[j : j + 1], total, out[j : j + 1])
 
 
@@ -184,33 +181,29 @@ def _plain_four(words, total, pedestal, use, out):  # type: ignore[no-untyped-de
 
 @compiled
 def _filled_four(rows, columns, total):  # type: ignore[no-untyped-def]
-    """Sum of four rows, filled in as `_fill` does; returns the bits set in any pixel."""
-    a, b, c, d = rows[0], rows[1], rows[2], rows[3]
-    n = total.size
-    bits = _U16(0)
+    """Sum of four rows, filled in as `_fill` does; returns the bits set in any pixel.
+
+    One row after the other, as in `_plain_four`.
+    """
+    bits = _add_filled(rows[0], columns, _U8(1), False, total)
+    for k in range(1, 4):
+        bits = _U16(bits | _add_filled(rows[k], columns, _U8(1 << k), True, total))
+    return bits
+
+
+@compiled_inner
+def _add_filled(row, columns, bit, further, total):  # type: ignore[no-untyped-def]
+    """Put a filled row into ``total``, or add a further one."""
+    n, bits, zero = total.size, _U16(0), _U16(0)
     for i in range(1, n - 1):
-        column = columns[i]
-        fill_a, fill_b = (
-            _U16((a[i - 1] >> 1) + (a[i + 1] >> 1)),
-            _U16((b[i - 1] >> 1) + (b[i + 1] >> 1)),
-        )
-        fill_c, fill_d = (
-            _U16((c[i - 1] >> 1) + (c[i + 1] >> 1)),
-            _U16((d[i - 1] >> 1) + (d[i + 1] >> 1)),
-        )
-        own_a, own_b, own_c, own_d = a[i], b[i], c[i], d[i]
-        p = own_a if _U8(column & _U8(1)) else fill_a
-        q = own_b if _U8(column & _U8(2)) else fill_b
-        r = own_c if _U8(column & _U8(4)) else fill_c
-        s = own_d if _U8(column & _U8(8)) else fill_d
-        total[i] = _U16(_U16(p + q) + _U16(r + s))
-        bits = _U16(bits | _U16(_U16(p | q) | _U16(r | s)))
+        mean = _U16(_U16(row[i - 1] >> 1) + _U16(row[i + 1] >> 1))
+        value = row[i] if _U8(columns[i] & bit) else mean
+        total[i] = _U16(total[i] + value) if further else value
+        bits = _U16(bits | value)
     for i in (0, n - 1):
-        total[i] = 0
-        for k in range(4):
-            value = rows[k, i] if _U8(columns[i] & _U8(1 << k)) else _U16(0)
-            total[i] = _U16(total[i] + value)
-            bits = _U16(bits | value)
+        value = row[i] if _U8(columns[i] & bit) else zero
+        total[i] = _U16(total[i] + value) if further else value
+        bits = _U16(bits | value)
     return bits
 
 
@@ -248,15 +241,13 @@ def _plain_by_four(words, pedestal, usable, out, highest):  # type: ignore[no-un
 
 
 @compiled
-def _by_two_filled(frame, own, static, filled, pedestal, band, words, usable, out, highest):  # type: ignore[no-untyped-def]
+def _by_two_filled(frame, columns, filled, pedestal, band, words, usable, out, highest):  # type: ignore[no-untyped-def]
     width = frame.shape[1]
-    columns, known = np.empty(width, _U8), np.empty(width, _U8)
     for j in range(out.shape[0]):
-        differs = known_band(own, static, j, 2, 2, columns, known, usable[j])
         for k in range(2):
             row, into = frame[2 * j + k], band[k, :width]
-            if differs or filled:
-                _fill(row, columns, _U8(1 << k), into)
+            if filled[j]:
+                _fill(row, columns[j], _U8(1 << k), into)
             else:
                 for i in range(width):
                     into[i] = row[i]
@@ -265,21 +256,19 @@ def _by_two_filled(frame, own, static, filled, pedestal, band, words, usable, ou
 
 @compiled
 def _by_four_filled(  # type: ignore[no-untyped-def]
-    frame, frame_words, own, static, filled, pedestal, band, words, usable, out, highest
+    frame, frame_words, columns, filled, pedestal, band, words, usable, out, highest
 ):
     width = frame.shape[1]
-    columns, known = np.empty(width, _U8), np.empty(width, _U8)
     total = np.empty(out.shape[1], np.uint64)
     for j in range(out.shape[0]):
-        differs = known_band(own, static, j, 4, 4, columns, known, usable[j])
-        if differs or filled:
+        if filled[j]:
             rows = frame[4 * j : 4 * j + 4]
-            highest[j] = _filled_four(rows, columns, band[0, :width])
+            highest[j] = _filled_four(rows, columns[j], band[0, :width])
             if highest[j] <= _FOUR_FIT:
                 _fold_four(words[0], pedestal, usable[j], out[j])
             else:
                 for k in range(4):
-                    _fill(rows[k], columns, _U8(1 << k), band[k, :width])
+                    _fill(rows[k], columns[j], _U8(1 << k), band[k, :width])
                 _careful_four(words, pedestal, usable[j], out[j])
         else:
             rows_of_words = frame_words[4 * j : 4 * j + 4]
@@ -343,32 +332,32 @@ def bin_frame(
         level = np.int32(pedestal * factor**2)
         by(frame.view(_WORDS[factor]), level, static.usable, out, highest)
         return Bins(out, static.usable, _NO_PLACES, highest)
-    usable = static.usable.copy()
-    given = _NOTHING if own is None else locked(own.view(np.uint8))
+    columns, usable = static.columns, static.usable
+    filled = np.ones(columns.shape[0], np.uint8)
+    if own is not None:
+        columns, filled, usable = own_columns(own.view(np.uint8), static)
+        if static.filled:
+            filled[:] = 1
+    given = locked(columns), locked(filled), locked(usable)
     by_type = _filled_packed if packed else _filled_any
-    found = by_type(frame, given, static, pedestal, usable, out)
+    found = by_type(frame, given, factor, pedestal, out)
     lost = _NO_PLACES if own is None else lost_bins(static.usable, usable)
     return Bins(out, usable if lost.size else static.usable, lost, found)
 
 
-_NOTHING: Final = locked(np.empty((0, 0), np.uint8))
 _NO_PLACES: Final = locked(np.empty(0, np.int64))
 _WORDS: Final[dict[int, type]] = {2: np.uint32, 4: np.uint64}
+_Given = tuple[Flags, Flags, Flags]
 
 
 def _filled_packed(
-    frame: NDArray[Any],
-    own: Flags,
-    static: StaticBins,
-    pedestal: float,
-    usable: Flags,
-    out: Float32,
+    frame: NDArray[Any], given: _Given, factor: int, pedestal: float, out: Float32
 ) -> NDArray[np.uint16]:
-    factor, highest = static.factor, np.empty(out.shape[0], np.uint16)
-    band = _band(frame, factor)
+    columns, filled, usable = given
+    highest, band = np.empty(out.shape[0], np.uint16), _band(frame, factor)
     words: NDArray[Any] = band.view(_WORDS[factor])
     level = np.int32(pedestal * factor**2)
-    rest = (own, static.columns, static.filled, level, band, words, usable, out, highest)
+    rest = (columns, filled, level, band, words, usable, out, highest)
     if factor == 2:
         _by_two_filled(frame, *rest)
     else:
@@ -377,16 +366,12 @@ def _filled_packed(
 
 
 def _filled_any(
-    frame: NDArray[Any],
-    own: Flags,
-    static: StaticBins,
-    pedestal: float,
-    usable: Flags,
-    out: Float32,
+    frame: NDArray[Any], given: _Given, factor: int, pedestal: float, out: Float32
 ) -> None:
+    columns, _, usable = given
     total = np.empty(frame.shape[1], np.float32)
-    band, level = _band(frame, static.factor), _pedestal_of(frame, pedestal)
-    _filled(frame, own, static.columns, level, static.factor, band, total, usable, out)
+    band, level = _band(frame, factor), _pedestal_of(frame, pedestal)
+    _filled(frame, columns, level, factor, band, total, usable, out)
 
 
 def _band(frame: NDArray[Any], factor: int) -> NDArray[Any]:

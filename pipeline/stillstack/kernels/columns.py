@@ -64,24 +64,21 @@ def _pack(valid, rows, columns):  # type: ignore[no-untyped-def]
 def _own_columns(own, static, columns):  # type: ignore[no-untyped-def]
     """Columns of what is valid in a frame and static; whether any differs from the static.
 
-    Only the lowest bit of a flag counts: an image of 0 and 255 may have been viewed as flags.
+    Only the lowest bit of a flag counts: an image of 0 and 255 may have been viewed as flags. Rows
+    are read one after the other, as they lie in memory: it takes less than half the time.
     """
-    if own.shape[0] == 4:
-        a, b, c, d = own[0], own[1], own[2], own[3]
+    first = own[0]
+    for i in range(columns.size):
+        columns[i] = _U8(first[i] & 1)
+    for k in range(1, own.shape[0]):
+        row, bit = own[k], _U8(1 << k)
         for i in range(columns.size):
-            lower = _U8(_U8(a[i] & 1) | _U8(_U8(b[i] << 1) & 2))
-            upper = _U8(_U8(_U8(c[i] << 2) & 4) | _U8(_U8(d[i] << 3) & 8))
-            columns[i] = _U8(_U8(lower | upper) & static[i])
-    else:
-        for i in range(columns.size):
-            columns[i] = static[i]
-        for k in range(own.shape[0]):
-            row, others = own[k], _U8(0xFF ^ (1 << k))
-            for i in range(columns.size):
-                columns[i] = _U8(columns[i] & _U8(_U8(_U8(row[i] & 1) << k) | others))
+            columns[i] = _U8(columns[i] | (bit if _U8(row[i] & 1) else _U8(0)))
     differing = _U8(0)
     for i in range(columns.size):
-        differing = _U8(differing | _U8(columns[i] ^ static[i]))
+        both = _U8(columns[i] & static[i])
+        differing = _U8(differing | _U8(both ^ static[i]))
+        columns[i] = both
     return differing != 0
 
 
@@ -101,13 +98,15 @@ def _usable_row(known, every, factor, use):  # type: ignore[no-untyped-def]
         for i in range(use.size):
             use[i] &= _U8(known[i] == every)
     elif factor == 2:
+        pairs = known[: 2 * use.size].view(np.uint16)
+        both_known = np.uint16(np.uint16(every) * np.uint16(0x0101))
         for i in range(use.size):
-            use[i] &= _U8(_U8(known[2 * i] & known[2 * i + 1]) == every)
+            use[i] &= _U8(pairs[i] == both_known)
     elif factor == 4:
+        fours = known[: 4 * use.size].view(np.uint32)
+        all_known = np.uint32(np.uint32(every) * np.uint32(0x01010101))
         for i in range(use.size):
-            left = _U8(known[4 * i] & known[4 * i + 1])
-            right = _U8(known[4 * i + 2] & known[4 * i + 3])
-            use[i] &= _U8(_U8(left & right) == every)
+            use[i] &= _U8(fours[i] == all_known)
     else:
         for i in range(use.size):
             both = known[i * factor]
@@ -129,22 +128,45 @@ def _usable(columns, rows, factor, usable):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def known_band(own, static, k, rows, factor, columns, known, use):  # type: ignore[no-untyped-def]
-    """Valid columns of band k and its part of which bins count; False: they are the static ones.
+def _own_bands(own, static, rows, factor, columns, differs, usable):  # type: ignore[no-untyped-def]
+    known = np.empty(columns.shape[1], _U8)
+    fills, every = _U8(0xFF if factor > 1 else 0), _U8((1 << rows) - 1)
+    parts = factor // rows
+    for k in range(columns.shape[0]):
+        differs[k] = _own_columns(own[k * rows : (k + 1) * rows], static[k], columns[k])
+        if differs[k]:
+            _with_lone(columns[k], fills, known)
+            _usable_row(known, every, factor, usable[k // parts])
 
-    Without own valid pixels, ``own`` is empty.
+
+def own_columns(own: Flags, static: StaticBins) -> tuple[Flags, Flags, Flags]:
+    """Valid pixels of one frame, packed, and which of its bins count.
+
+    All flags are read before any pixel is: what reads a little of both by turns waits for each.
+
+    Parameters
+    ----------
+    own
+        uint8 (y, x): pixels valid in this frame.
+    static
+        Those valid in all frames.
+
+    Returns
+    -------
+    columns
+        uint8 (bands, x), as `StaticBins` has them.
+    differs
+        uint8 (bands): whether a band lacks a pixel that is valid in all frames.
+    usable
+        uint8 (y // factor, x // factor): bins that count.
     """
-    if own.size == 0:
-        always = static[k]
-        # An assignment of the whole is forty times slower.
-        for i in range(columns.size):
-            columns[i] = always[i]
-        return False
-    if not _own_columns(own[k * rows : (k + 1) * rows], static[k], columns):
-        return False
-    _with_lone(columns, _U8(0xFF if factor > 1 else 0), known)
-    _usable_row(known, _U8((1 << rows) - 1), factor, use)
-    return True
+    columns = np.empty(static.columns.shape, np.uint8)
+    differs = np.empty(columns.shape[0], np.uint8)
+    usable = static.usable.copy()
+    rows = _rows_of_band(static.factor)
+    given = locked(own), locked(static.columns)
+    _own_bands(*given, rows, static.factor, columns, differs, usable)
+    return columns, differs, usable
 
 
 def _rows_of_band(factor: int) -> int:

@@ -25,11 +25,11 @@ class Level:
     factor
         Side of a bin, px.
     images
-        float32 (4, banks, banks, y, x), binned after moving the reference by (r, s) px: the root
-        of the weight (inverse variance of a bin of one frame), and that root times the smoothed
-        image less its mean and times its gradient along y and x in counts per px. All 0 off the
-        support. A frame's bins times the root have unit noise, so each product with them is one
-        term of the least squares.
+        float32 (4, banks, banks, y, x), from `whitened`, binned after moving the reference by
+        (r, s) px: the root of the weight (inverse variance of a bin of one frame), and that root
+        times the smoothed image less its mean and times its gradient along y and x in counts per
+        px. All 0 off the support. A frame's bins times the root have unit noise, so each product
+        with them is one term of the least squares.
     usable
         uint8 (y, x): bins of a frame that count in every frame.
     inverse
@@ -157,9 +157,25 @@ def bin_weights(variance: NDArray[Any], whole: NDArray[np.bool_], factor: int) -
 
 
 def whitened(images: Float32, weight: Float32) -> Float32:
-    """Regressors as a level keeps them: the root of the weight, and each image times it."""
-    root = np.sqrt(weight)
-    out = np.empty((1 + len(images), *root.shape), np.float32)
-    out[0] = root
-    np.multiply(images, root, out=out[1:])
+    """Regressors as a level keeps them: the root of the weight, and each image times it.
+
+    Parameters
+    ----------
+    images
+        (image, banks, banks, y, x).
+    weight
+        (banks, banks, y, x).
+
+    Returns
+    -------
+    float32 (1 + images, banks, banks, y or one more, x)
+        With an odd number of rows, the last of which may be 0: where images are a power of two of
+        bytes apart, a processor keeps but one of them near, and of 2048x2048 bins all sums took
+        two and a half times as long.
+    """
+    *banks, n_y, n_x = weight.shape
+    out = np.zeros((1 + len(images), *banks, n_y | 1, n_x), np.float32)
+    root = out[0, ..., :n_y, :]
+    np.sqrt(weight, out=root)
+    np.multiply(images, root, out=out[1:, ..., :n_y, :])
     return out

@@ -60,8 +60,7 @@ def _bend(plain, images, place, along_y, along_x, offset, bend):  # type: ignore
     Row by row: along y for each bank along x that is needed, then along x. ``along_y`` and
     ``along_x``: banks, bins and weights of six points; where any of them lies outside, 0.
     """
-    rows, columns = images.shape[3], images.shape[4]
-    banks = images.shape[1]
+    banks, rows, columns = plain.shape[1], plain.shape[2], plain.shape[3]
     n_y, n_x = bend.shape
     b_y, b_x, q_y, q_x = place
     step_y, step_x = np.float32(offset[0]), np.float32(offset[1])
