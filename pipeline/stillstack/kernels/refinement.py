@@ -183,7 +183,8 @@ def slope_at(patch: Patch, displacement: Array) -> Array | None:
     return np.stack(columns, axis=1)
 
 
-def cubic_inverse(step: Array, cubic: Array) -> Array:
+@compiled
+def cubic_inverse(step, cubic):  # type: ignore[no-untyped-def]
     """Solve ``d + C(d) = step`` for d, where C holds the cubic terms (yyy, yyx, yxx, xxx).
 
     Parameters
@@ -193,10 +194,10 @@ def cubic_inverse(step: Array, cubic: Array) -> Array:
     cubic
         (2, 4), px^-2.
     """
-    known = cubic.tolist()
-    aim_y, aim_x = y, x = step.tolist()
+    y, x = step[0], step[1]
     for _ in range(4):
-        terms = (y**3, y**2 * x, y * x**2, x**3)
-        off_y, off_x = (sum(c * t for c, t in zip(row, terms, strict=True)) for row in known)
-        y, x = aim_y - off_y, aim_x - off_x
+        a, b, c, d = y**3, y**2 * x, y * x**2, x**3
+        off_y = cubic[0, 0] * a + cubic[0, 1] * b + cubic[0, 2] * c + cubic[0, 3] * d
+        off_x = cubic[1, 0] * a + cubic[1, 1] * b + cubic[1, 2] * c + cubic[1, 3] * d
+        y, x = step[0] - off_y, step[1] - off_x
     return np.array([y, x])
