@@ -160,8 +160,8 @@ def own_columns(own: Flags, static: StaticBins) -> tuple[Flags, Flags, Flags]:
     usable
         uint8 (y // factor, x // factor): bins that count.
     """
-    columns = np.empty(static.columns.shape, np.uint8)
-    differs = np.empty(columns.shape[0], np.uint8)
+    columns = np.empty_like(static.columns)
+    differs = np.empty(len(columns), np.uint8)
     usable = static.usable.copy()
     rows = _rows_of_band(static.factor)
     given = locked(own), locked(static.columns)
