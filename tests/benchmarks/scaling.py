@@ -3,8 +3,9 @@
 Runs of tiny frames, one in a block, so that next to nothing is left but what Dask, the ledger and
 the table cost: 1,000, 10,000 and 100,000 blocks (``--short``: the first two). CPU time is that of
 the coordinator, scheduler included, from the first block that came back to the last; the workers'
-is that of their whole lives. A long run takes a quarter of an hour, in which a machine that others
-use as well becomes faster or slower, so the shorter ones are run before and after it, and averaged.
+is that of their whole lives. The longest run takes a quarter of an hour, in which a machine that
+others use as well becomes faster and slower. So it pauses now and then, and the shorter ones are
+run in these pauses, each in a process of its own, and averaged: all lengths meet the same machine.
 What the planner expects stands beside it. Answers are checked: frames come again and again, and
 each gets the same shift every time.
 
@@ -18,14 +19,17 @@ import argparse
 import datetime as dt
 import gc
 import importlib.metadata
+import json
 import os
 import platform
 import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,6 +39,9 @@ import numpy as np
 SIDE = 48
 DISTINCT = 20
 ALLOWED = 1.3
+PAUSES = 12
+
+Pause = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -85,43 +92,107 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def measured(folder: Path, n_blocks: int, workers: int) -> Measured:
-    """Run so many blocks and see what they cost."""
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of the clock, of this process and of those that it started; its memory, bytes."""
+
+    wall: float
+    here: float
+    children: float
+    held: int
+
+    @staticmethod
+    def now() -> Spent:
+        """Return what is spent so far."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        children = ended.ru_utime + ended.ru_stime
+        return Spent(time.perf_counter(), time.process_time(), children, resident())
+
+    def __sub__(self, other: Spent) -> Spent:
+        """Return what was spent between two readings, or without a pause."""
+        return Spent(
+            self.wall - other.wall,
+            self.here - other.here,
+            self.children - other.children,
+            self.held - other.held,
+        )
+
+
+def measured(folder: Path, n_blocks: int, workers: int, pause: Pause | None = None) -> Measured:
+    """Run so many blocks and see what they cost, without what is done in pauses."""
     from stillstack import run
     from stillstack.execute import Progress
 
     source = stack_file(folder, n_blocks)
     output = folder / f"aligned-{n_blocks}.zarr"
     shutil.rmtree(output, ignore_errors=True)
-    marks: list[tuple[int, float, float, int]] = []
+    marks: list[Spent] = []
+    pauses: list[Spent] = []
 
     def note(progress: Progress) -> None:
         if progress.blocks_done in (1, n_blocks):
-            now = (time.perf_counter(), time.process_time(), resident())
-            marks.append((progress.blocks_done, *now))
+            marks.append(Spent.now())
+        elif pause and progress.blocks_done:
+            before = Spent.now()
+            pause(progress.blocks_done)
+            pauses.append(Spent.now() - before)
 
     gc.collect()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began = time.perf_counter()
+    began = Spent.now()
     result = run(config_of(source, output, workers), progress=note)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    (_, first_wall, first_cpu, first_bytes), (_, last_wall, last_cpu, last_bytes) = marks
+    whole = Spent.now() - began
+    first, last = marks
+    between = last - first
+    for paused in pauses:
+        between, whole = between - paused, whole - paused
     shifts = result["shift"].values
-    for first in range(0, n_blocks, DISTINCT):
-        piece = shifts[first : first + DISTINCT]
+    for start in range(0, n_blocks, DISTINCT):
+        piece = shifts[start : start + DISTINCT]
         np.testing.assert_array_equal(piece, shifts[: len(piece)])
     assert np.isfinite(shifts[:DISTINCT]).mean() > 0.9
     objects = sum(1 for file in (output / "aligned").rglob("*") if file.is_file())
     assert objects == n_blocks + 1, objects
     return Measured(
         blocks=n_blocks,
-        starting=first_wall - began,
-        wall=last_wall - first_wall,
-        coordinator=last_cpu - first_cpu,
-        workers=after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime,
-        grown=last_bytes - first_bytes,
+        starting=(first - began).wall,
+        wall=between.wall,
+        coordinator=between.here,
+        workers=whole.children,
+        grown=(last - first).held,
         objects=objects,
     )
+
+
+def elsewhere(n_blocks: int, workers: int) -> Measured:
+    """Do the same in a process of its own."""
+    command = [sys.executable, __file__, "--one", str(n_blocks), "--workers", str(workers)]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return Measured(**json.loads(out))
+
+
+def all_lengths(longest: int, shorter: list[int], workers: int) -> list[list[Measured]]:
+    """Run the longest, and in its pauses the shorter ones; the latter as often as they are short.
+
+    Returns
+    -------
+    list
+        For each length, the shortest first, its runs.
+    """
+    found: dict[int, list[Measured]] = {length: [] for length in (*shorter, longest)}
+    places = {int((pause + 0.5) / PAUSES * longest): pause for pause in range(PAUSES)}
+
+    def pause(done: int) -> None:
+        if done not in places:
+            return
+        for length in shorter:
+            # one that is a tenth of the longest in every third pause
+            if longest // length > PAUSES or places[done] % 3 == 1:
+                found[length].append(elsewhere(length, workers))
+                print(found[length][-1], file=sys.stderr)
+
+    with tempfile.TemporaryDirectory() as name:
+        found[longest].append(measured(Path(name), longest, workers, pause))
+    return list(found.values())
 
 
 def averaged(runs: list[Measured]) -> Measured:
@@ -175,16 +246,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--one", type=int, metavar="BLOCKS", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    shorter, longest = ([1_000], 10_000) if options.short else ([1_000, 10_000], 100_000)
     with tempfile.TemporaryDirectory() as name:
         measured(Path(name), 50, options.workers)  # kernels are compiled then
-        found = []
-        for n_blocks in (*shorter, longest, *reversed(shorter)):
-            found.append(measured(Path(name), n_blocks, options.workers))
-            print(found[-1], file=sys.stderr)
-    runs = [averaged([run for run in found if run.blocks == n]) for n in (*shorter, longest)]
+        if options.one:
+            print(json.dumps(asdict(measured(Path(name), options.one, options.workers))))
+            return
+    shorter, longest = ([1_000], 10_000) if options.short else ([1_000, 10_000], 100_000)
+    found = all_lengths(longest, shorter, options.workers)
+    runs = [averaged(of_length) for of_length in found]
     table = report(runs, options.workers, options)
     sys.stdout.write(table)
     if options.out:
