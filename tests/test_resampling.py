@@ -625,7 +625,6 @@ def test_a_frame_without_valid_pixels_is_all_invalid() -> None:
         {"valid": np.ones((8, 9), np.uint8)},
         {"frame": np.ones((8, 9, 3))},
         {"frame": np.ones((8, 9), np.complex64)},
-        {"frame": np.ones((8, 9), np.int64)},
         {"frame": np.ones((0, 9))},
     ],
 )

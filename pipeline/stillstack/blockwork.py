@@ -18,11 +18,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.errors import AccessError, RunFaultError, StillstackError, disk_fault
+from stillstack.errors import (
+    AccessError,
+    RunFaultError,
+    StillstackError,
+    changed_source,
+    disk_fault,
+    lost_source,
+)
 from stillstack.frameblock import Resampling, align_block, register_block
 from stillstack.job import Block, BlockResult, Job, job_named
 from stillstack.kept_references import KeptReference, reference_in
 from stillstack.kernels.registration import Reference
+from stillstack.kernels.validity import value_validity
 from stillstack.layout import Stage
 from stillstack.model import LEFT_OUT, Rows, Status, empty_table, image_fill, is_good
 from stillstack.sources import read_piece
@@ -30,6 +38,10 @@ from stillstack.storage import BlockRecord, BlockWriter, BlockWriting, StoredObj
 
 _NOT_THE_FRAMES_FAULT: Final = (MemoryError, RunFaultError, AccessError)
 _LOG: Final = logging.getLogger(__name__)
+# Frames over all of a source that are tried where this process has not read any yet.
+_CONTROLS: Final = 5
+# A frame of each job that this process has read, by the job's digest.
+_read: dict[str, int] = {}
 
 
 def run_block(job_digest: str, stage: Stage, block: Block) -> BlockResult:
@@ -162,7 +174,7 @@ def _computed(
     elif block.rows is not None:
         rows = block.rows.copy()
         if job.unseen:
-            _reject_blank(rows, frames, reference_of(job).frame_valid)
+            _reject_blank(rows, frames, reference_of(job))
     else:
         msg = "a stage that does not estimate needs the rows of its block"
         raise RunFaultError(msg)
@@ -191,11 +203,12 @@ def _computed(
     return rows
 
 
-def _reject_blank(rows: Rows, frames: NDArray[Any], valid: NDArray[np.bool_]) -> None:
+def _reject_blank(rows: Rows, frames: NDArray[Any], reference: Reference) -> None:
     """Take the shift from frames that show nothing, which sums over many do not tell."""
+    valid, rules = reference.frame_valid, reference.settings.rules
     for place in np.flatnonzero(is_good(rows["status"])):
-        values = frames[place][valid]
-        if not values.max() > values.min():
+        values = frames[place][value_validity(frames[place], valid, rules).valid]
+        if not values.size or values.max() == values.min():
             rows["status"][place] |= int(Status.BLANK)
             rows["shift"][place] = rows["shift_std"][place] = np.nan
 
@@ -208,6 +221,8 @@ def _frames(job: Job, block: Block) -> NDArray[Any]:
         (start, read_piece((job.source, start, stop, (height, width), dtype.str)))
         for start, stop in block.stretches
     ]
+    if pieces:
+        _read[job.digest] = block.stretches[-1][0]
     if not block.excluded:
         return pieces[0][1]
     frames = np.zeros((n_frames, height, width), dtype)
@@ -249,18 +264,32 @@ def _reason(error: Exception) -> str:
 
 
 def _refuse_lost_source(job: Job) -> None:
-    """Tell a source that is gone as a whole from frames that are broken."""
+    """Tell a source that is gone as a whole from frames that are broken.
+
+    A disk that is away for a while may still say how large its files are, so a frame is read that
+    could be read before: set aside is for good.
+    """
     try:
         now = job.source.fingerprint()
+        _read_control(job)
     except Exception as error:
-        raise RunFaultError(
-            f"The source {job.source.name} cannot be read any more: {_reason(error)}",
-            consequence="The run stopped, and frames that are done are kept.",
-            cure="Bring the source back and run the same command again.",
-        ) from error
+        raise lost_source(job.source.name, error) from error
     if now != job.fingerprint:
-        raise RunFaultError(
-            f"The source {job.source.name} has changed during the run.",
-            consequence="The run stopped, and frames that are done are kept.",
-            cure="Restore the source and run the same command again, or choose another output.",
-        )
+        raise changed_source(job.source.name)
+
+
+def _read_control(job: Job) -> None:
+    """Read a frame that this process has read before, or one of some; raise if none can be."""
+    n_frames, height, width = job.source.shape
+    known = _read.get(job.digest)
+    spread = np.linspace(0, n_frames - 1, _CONTROLS).astype(int)
+    numbers = [int(number) for number in spread] if known is None else [known]
+    for number in numbers:
+        try:
+            read_piece((job.source, number, number + 1, (height, width), str(job.source.dtype)))
+        except Exception:
+            if number == numbers[-1]:
+                raise
+            _LOG.debug("frame %d cannot be read either", number, exc_info=True)
+        else:
+            return

@@ -53,6 +53,10 @@ class Books:
         Blocks that are not done and not given to anyone.
     n_done
         Blocks that are done, those of earlier attempts included.
+    slowest
+        Longest time that a block of an earlier attempt took, seconds.
+    control
+        A frame that came through, as a block of its own; None where none has.
     teller
         Of how the stage goes.
     """
@@ -73,6 +77,8 @@ class Books:
         self._n_flagged = _n_flagged(self.table)
         self.waiting: deque[Block] = deque()
         self.n_done = 0
+        self.slowest = 0.0
+        self.control: Block | None = None
         n_resumed = self._take_stock()
         told = Progress(
             stage=self.stage.name,
@@ -91,6 +97,7 @@ class Books:
         for index, (start, stop) in enumerate(self.store.blocks(self.stage.name)):
             if index in done:
                 self._enter(done[index].rows, start, stop)
+                self.slowest = max(self.slowest, done[index].seconds)
                 n_frames += stop - start
                 self._doubt.came_through |= _n_seen(self.table[start:stop]) > 0
                 continue
@@ -132,6 +139,16 @@ class Books:
             # counted as they come: the whole table for every block is too much of a long run
             self._n_flagged += _n_flagged(rows) - _n_flagged(self.table[start:stop])
             self.table[start:stop] = rows
+            self._note_control(rows, start)
+
+    def _note_control(self, rows: Rows, start: int) -> None:
+        if self.control is not None:
+            return
+        good = np.flatnonzero(is_good(rows["status"]))
+        if len(good):
+            place, number = int(good[0]), start + int(good[0])
+            known = None if self.stage.estimates else rows[place : place + 1].copy()
+            self.control = Block(number // self.store.block_frames, number, number + 1, known)
 
     def _frames_done(self) -> int:
         # of a stage that does not estimate all rows are known, but not all of them are done

@@ -77,6 +77,25 @@ def disk_fault(error: OSError, what: str) -> RunFaultError:
     )
 
 
+def lost_source(name: str, error: Exception) -> RunFaultError:
+    """Return what to raise where a source as a whole cannot be read any more."""
+    why = error.what if isinstance(error, StillstackError) else f"{type(error).__name__}: {error}"
+    return RunFaultError(
+        f"The source {name} cannot be read any more: {why}",
+        consequence="The run stopped, and frames that are done are kept.",
+        cure="Bring the source back and run the same command again.",
+    )
+
+
+def changed_source(name: str) -> RunFaultError:
+    """Return what to raise where a source is not what it was when the run began."""
+    return RunFaultError(
+        f"The source {name}, or an image that the config names, has changed during the run.",
+        consequence="The run stopped, and frames that are done are kept.",
+        cure="Restore it and run the same command again, or choose another output.",
+    )
+
+
 class InterruptedRunError(StillstackError):
     """A run stopped on request; the same command finishes it."""
 

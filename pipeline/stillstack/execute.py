@@ -22,7 +22,7 @@ from stillstack.blockwork import probe_frame, run_block
 from stillstack.books import Books, Publish
 from stillstack.cluster import thread_count, workers_memory
 from stillstack.errors import RunFaultError, StillstackError
-from stillstack.flight import Flight, Limits
+from stillstack.flight import Flight, Limits, ResultLostError
 from stillstack.interrupt import Interrupts
 from stillstack.job import Block, BlockResult, Job, JobPlugin
 from stillstack.layout import Stage
@@ -35,6 +35,7 @@ __all__ = ["SET_ASIDE_NOTE", "OnProgress", "Progress", "Publish", "execute"]
 
 _LOG: Final = logging.getLogger(__name__)
 _ROOM_SECONDS: Final = 1.0
+_PATIENCE_WITH_CONTROL: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ class _Execution:
         self.attempts: dict[int, int] = {}
         names = f"{self.stage.name}-{self.job.digest}"
         self.flight = Flight(self.client, self.limits, names)
+        # how long blocks take is known from those of earlier attempts
+        self.flight.note_time(self.books.slowest)
         self.room = 0
         self.room_known = -math.inf
         self.heard = time.monotonic()
@@ -163,17 +166,20 @@ class _Execution:
 
     def _settle(self, key: str) -> None:
         """Take note of a block that has finished in whatever way."""
-        future, block = self.flight.take(key)
         try:
-            result: BlockResult = future.result()
+            result: BlockResult = self.flight.result_of(key)
+        except ResultLostError:
+            return
         except StillstackError:
             raise
         except Exception as error:  # noqa: BLE001  # judged by what it is, below
+            future, block = self.flight.take(key)
             self._failed(block, future, error)
         else:
+            future, _ = self.flight.take(key)
             self._enter(result)
-        finally:
-            future.release()
+        self.heard = time.monotonic()
+        future.release()
 
     def _enter(self, result: BlockResult) -> None:
         self.flight.note_time(result.record.seconds)
@@ -237,6 +243,7 @@ class _Execution:
             frame = Block(block.index, number, number + 1, rows)
             outcome = self._alone(probe_frame, frame)
             if isinstance(outcome, _Lost):
+                self._refuse_general_loss()
                 killers[number] = outcome.why
         result = self._alone(run_block, replace(block, set_aside=killers))
         if isinstance(result, _Lost):
@@ -248,24 +255,44 @@ class _Execution:
             )
         self._enter(result)
 
+    def _refuse_general_loss(self) -> None:
+        """Stop where a frame that came through before is lost as well: it is not the frames."""
+        control = self.books.control
+        if control is None:
+            return
+        # a worker that was restarted has the libraries to load first
+        self.flight.patience = _PATIENCE_WITH_CONTROL
+        outcome = self._alone(probe_frame, control)
+        self.flight.patience = 1.0
+        if isinstance(outcome, _Lost):
+            raise RunFaultError(
+                f"Frame {control.start}, which had been done before, is tried again: "
+                f"{outcome.why}.",
+                consequence="The run stopped, and nothing was set aside for it.",
+                cure="Look after the source, the memory and the workers, and run the same command "
+                "again.",
+            )
+
     def _alone(self, function: Callable[..., Any], block: Block) -> Any:
         """Do a task with nothing beside it; `_Lost` if workers die of it or never finish it."""
         self._submit(block, function)
-        key, hangs = self._next()
-        if hangs:
-            self.flight.restart_worker_of(key)
-        future, _ = self.flight.take(key)
-        if self.interrupts.received:
-            raise self.interrupts.error()
-        if hangs:
+        while True:
+            key, hangs = self._next()
+            if hangs:
+                self.flight.restart_worker_of(key)
+            if self.interrupts.received:
+                raise self.interrupts.error()
+            outcome: Any = _Lost(f"no worker finished it in {self.flight.hang_seconds:.0f} s")
+            try:
+                outcome = outcome if hangs else self.flight.result_of(key)
+            except ResultLostError:
+                continue
+            except KilledWorker:
+                outcome = _Lost("every worker that took it died")
+            self.heard = time.monotonic()
+            future, _ = self.flight.take(key)
             future.cancel()
-            return _Lost(f"no worker finished it in {self.flight.hang_seconds:.0f} s")
-        try:
-            return future.result()
-        except KilledWorker:
-            return _Lost("every worker that took it died")
-        finally:
-            future.release()
+            return outcome
 
     def _submit(self, block: Block, function: Callable[..., Any] = run_block) -> None:
         self.flight.submit(function, self.job.digest, self.stage, block)
@@ -282,8 +309,9 @@ class _Execution:
             self.books.teller.watch_workers()
             key = self.flight.finished(timeout=0.5)
             hung = self.flight.hung() if key is None else None
-            if key is not None or hung is not None:
+            if hung is not None:
                 self.heard = time.monotonic()
+            if key is not None or hung is not None:
                 return str(key or hung), key is None
         if self.interrupts.received:
             raise self.interrupts.error()

@@ -37,7 +37,10 @@ class Limits:
         Time without any finished block after which the run stops.
     hang_factor, least_hang_seconds
         A block that takes so many times as long as the slowest one that came back, but at least
-        this long, hangs, if one worker had it for half of that: this worker is restarted.
+        this long, hangs, if one worker had it for half of that: this worker is restarted. An object
+        store is asked again for four minutes, which is no hanging.
+    fetch_seconds
+        Time to fetch what a finished block returned; then it counts as not back.
     table_seconds, table_share
         Time between two writings of the table, and the part of the coordinator's that they may take
         however long the table is.
@@ -51,11 +54,16 @@ class Limits:
     blocks_per_thread: int = 2
     stall_seconds: float = 1800.0
     hang_factor: float = 20.0
-    least_hang_seconds: float = 120.0
+    least_hang_seconds: float = 300.0
+    fetch_seconds: float = 30.0
     table_seconds: float = 5.0
     table_share: float = 0.01
     grace_seconds: float = 60.0
     doubtful_blocks: int = 8
+
+
+class ResultLostError(Exception):
+    """A task had finished, and what it returned went with its worker: it is done again."""
 
 
 class Flight:
@@ -69,6 +77,11 @@ class Flight:
         How long a task may take.
     names
         What the tasks' keys begin with.
+
+    Attributes
+    ----------
+    patience : float
+        How many times as long a task may take for now.
     """
 
     def __init__(self, client: Client, limits: Limits, names: str) -> None:
@@ -80,6 +93,7 @@ class Flight:
         self._holders: dict[str, str | None] = {}
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._n_submitted = 0
+        self.patience = 1.0
         self._slowest = 0.0
 
     def __len__(self) -> int:
@@ -91,7 +105,7 @@ class Flight:
         if self._slowest == 0.0:
             return self._limits.stall_seconds
         likely = max(self._limits.hang_factor * self._slowest, self._limits.least_hang_seconds)
-        return min(likely, self._limits.stall_seconds)
+        return min(self.patience * likely, self._limits.stall_seconds)
 
     def submit(
         self, function: Callable[..., Any], job_digest: str, stage: Any, block: Block
@@ -147,6 +161,25 @@ class Flight:
     def block(self, key: str) -> Block:
         """Block of a task in flight."""
         return self._tasks[key][1]
+
+    def result_of(self, key: str) -> Any:
+        """What a task that has finished returned; what it raised is raised.
+
+        Raises
+        ------
+        ResultLostError
+            If that does not come: the scheduler gives the task to a worker again, which may take
+            any time. It stays in flight, and is announced again.
+        """
+        future, _ = self._tasks[key]
+        try:
+            return future.result(timeout=self._limits.fetch_seconds)
+        except TimeoutError:
+            if future.status == "error":  # it is the task's own
+                raise
+        self._renew(key)
+        future.add_done_callback(self._announce)
+        raise ResultLostError
 
     def take(self, key: str) -> tuple[Future[Any], Block]:
         """Take a task out, finished or not."""

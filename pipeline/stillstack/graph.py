@@ -40,6 +40,7 @@ from stillstack.stacks import (
     checked_canvas,
     checked_valid,
     frame_coords,
+    refuse_aligned,
     shift_rows,
     whole_frames,
 )
@@ -138,9 +139,11 @@ def align(
     1.0
     """
     frames = whole_frames(stack, _shape_of(reference))
+    wanted = np.dtype(stack.dtype if isinstance(dtype, str) and dtype == "input" else dtype)
+    refuse_aligned(wanted)
     resampling = Resampling(
         interpolation,
-        np.dtype(stack.dtype if isinstance(dtype, str) and dtype == "input" else dtype).str,
+        wanted.newbyteorder("=").str,
         checked_canvas(canvas, frames.shape[1:]),
     )
     rows = shift_rows(stack, shifts, frames.chunks[0])

@@ -212,11 +212,11 @@ def plan(
     typical = inspection.typical_frame(sample.frames[kept if kept.any() else slice(None)])
     inspection.note_correction(source, typical, valid, found)
     gain = inspection.gain_of(config, sample.frames[kept], valid, found)
-    dtype = (
-        aligned_dtype(config.alignment.dtype, np.dtype(source.dtype), typical, valid)
-        if valid.any()
-        else np.dtype(np.float32)
-    )
+    choice = config.alignment.dtype
+    dtype = np.dtype(np.float32)
+    if valid.any():
+        known = np.dtype(source.dtype)
+        dtype = found.check(lambda: aligned_dtype(choice, known, typical, valid)) or dtype
     settings = inspection.settings_of(config, gain)
     fingerprint = inspection.fingerprint_of(config, source, given)
     state = found.check(lambda: _output_state(config, fingerprint)) or "new"

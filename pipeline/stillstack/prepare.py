@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -15,7 +16,13 @@ import numpy as np
 
 from stillstack.address import portable
 from stillstack.config import config_digest, result_settings
-from stillstack.errors import RunFaultError, StillstackError
+from stillstack.errors import (
+    RunFaultError,
+    StillstackError,
+    changed_source,
+    lost_source,
+)
+from stillstack.inspection import fingerprint_of
 from stillstack.job import Job
 from stillstack.kept_references import (
     KeptReference,
@@ -24,7 +31,7 @@ from stillstack.kept_references import (
 )
 from stillstack.kernels.resampling import DEFAULT_INTERPOLATION
 from stillstack.layout import ESTIMATE, Stage
-from stillstack.model import GROUP, TRAJECTORY_COLUMNS, Rows, Status
+from stillstack.model import GROUP, TRAJECTORY_COLUMNS, Rows
 from stillstack.plan import Plan
 from stillstack.references import References, make_references
 from stillstack.settle import SUM_RANGE, frame_order
@@ -105,11 +112,21 @@ def is_done(store: RunStore, plan: Plan) -> bool:
 
 
 def job_for(plan: Plan, store: RunStore, stage: Stage, table: Rows) -> Job:
-    """Return what the blocks of one pass have in common."""
+    """Return what the blocks of one pass have in common.
+
+    Two runs of one config on one cluster must not take each other's tasks for their own, so a job
+    has a name that no other has.
+
+    Raises
+    ------
+    RunFaultError
+        If the source has changed since the run was planned.
+    """
+    refuse_changed(plan)
     canvas = _canvas(store, table) if stage.applies else None
     attributes, layout = store.attributes, store.layout
     job = Job(
-        digest=f"{attributes['config_digest']}-{attributes['source_fingerprint']}-{stage.name}",
+        digest=f"{attributes['config_digest']}-{uuid.uuid4().hex}",
         source=plan.source,
         store_path=portable(store.path),
         reference=kept_reference(store),
@@ -174,7 +191,7 @@ def _kept_groups(store: RunStore, job: Job) -> tuple[KeptReference, ...]:
 
 
 def verify(store: RunStore, plan: Plan) -> None:
-    """Raise RunFaultError unless every block of every pass is done and no frame is pending."""
+    """Raise RunFaultError unless every block of every pass is done, of the source as it was."""
     for name in plan.layout.stage_names:
         missing = _missing_blocks(store, name)
         if missing:
@@ -183,12 +200,18 @@ def verify(store: RunStore, plan: Plan) -> None:
                 "written.",
                 cure="Run the same command again: it does them again.",
             )
-    pending = int(((store.read("status") & int(Status.PENDING)) != 0).sum())
-    if pending:
-        raise RunFaultError(
-            f"{pending} frames of {store.path} are pending though every block is done.",
-            cure="This is a fault of the program: please report it.",
-        )
+    refuse_changed(plan)
+
+
+def refuse_changed(plan: Plan) -> None:
+    """Raise RunFaultError where the source is not what it was when the run was planned."""
+    name = plan.source.name
+    try:
+        now = fingerprint_of(plan.config, plan.source, plan.given)
+    except Exception as error:
+        raise lost_source(name, error) from error
+    if now != plan.fingerprint:
+        raise changed_source(name)
 
 
 def _missing_blocks(store: RunStore, stage: str) -> int:

@@ -21,11 +21,13 @@ from stillstack.config import ReferenceConfig
 from stillstack.errors import InputError, UnreadableFrameError
 from stillstack.exclusion import kept_numbers
 from stillstack.kernels.registration import Reference, prepare_reference
+from stillstack.kernels.validity import ValueRules
 from stillstack.model import AXIS, FRAME, REJECTING, is_good
 from stillstack.reference_image import ReferenceImage, frame_statistics
 from stillstack.refinement_rounds import SETTLED, Placed, change_words
 from stillstack.sampling import SpreadSource, ordinary, spread_numbers
 from stillstack.sources import Source, image_of, stack_of
+from stillstack.sources.values import offending
 
 Compute = Callable[..., tuple[Any, ...]]
 """``dask.compute``, or the same bound to a scheduler."""
@@ -226,9 +228,17 @@ class ReferenceMaker:
         if len(numbers) > max(1, _MEDIAN_BYTES // frame_bytes):
             numbers = spread_numbers(0, len(numbers), max(1, _MEDIAN_BYTES // frame_bytes))
         frames = np.concatenate([self.source.read(number, number + 1) for number in numbers])
+        names = ("below", "above", "equal")
+        bad = offending(
+            frames, ValueRules(**{k: v for k, v in self.settings.items() if k in names})
+        )
         image = np.empty(self.valid.shape, np.float32)
         for y in range(len(image)):  # one row at a time: the median copies what it is given
-            image[y] = np.median(frames[:, y], axis=0)
+            if bad is None or not bad[:, y].any():
+                image[y] = np.median(frames[:, y], axis=0)
+            else:
+                counted = np.ma.masked_array(frames[:, y].astype(np.float64), bad[:, y])
+                image[y] = np.ma.median(counted, axis=0).filled(np.nan)
         n_frames = max(1, round(len(numbers) * _MEDIAN_EFFICIENCY))
         valid = self.valid & np.isfinite(image)
         return ReferenceImage(image, valid, n_frames, (f"median of {len(numbers)} frames",))

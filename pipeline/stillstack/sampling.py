@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from stillstack.errors import InputError, UnreadableFrameError
 from stillstack.exclusion import kept_numbers
+from stillstack.kernels.resampling import holds_aligned
 from stillstack.reference_image import frame_statistics
 from stillstack.sources import SelectedSource, Source
+from stillstack.stacks import refuse_aligned
 
 SAMPLE_FRAMES: Final = 16
 _SAMPLE_BYTES: Final = 512 * 2**20
@@ -143,7 +145,8 @@ def aligned_dtype(
     """Return the dtype of aligned frames.
 
     ``auto`` keeps an integer type where 99 % of the valid pixels have a mean of 5 counts or more:
-    below, rounding and clipping of resampled frames would change their mean.
+    below, rounding and clipping of resampled frames would change their mean. Integers of 64 bits
+    become floats.
 
     Parameters
     ----------
@@ -155,11 +158,17 @@ def aligned_dtype(
         (y, x), mean of sampled frames.
     valid
         (y, x), True where a pixel counts.
+
+    Raises
+    ------
+    InputError
+        If it is to be the input's, which frames cannot be resampled to.
     """
     dtype = np.dtype(source_dtype).newbyteorder("=")
     if choice == "input":
+        refuse_aligned(dtype)
         return dtype
-    if choice == "float32" or not np.issubdtype(dtype, np.integer):
+    if choice == "float32" or not np.issubdtype(dtype, np.integer) or not holds_aligned(dtype):
         return np.dtype(np.float32)
     bright = bool(np.quantile(typical[valid], 0.01) >= _ENOUGH_COUNTS)
     return dtype if bright else np.dtype(np.float32)

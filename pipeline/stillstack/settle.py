@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from stillstack.config import ExcludeConfig, TrajectoryConfig
 from stillstack.drift import Trajectory, follow, interpolate_sums
+from stillstack.errors import RunFaultError
 from stillstack.exclusion import excluded
 from stillstack.layout import APPLY, ESTIMATE, ONE_PASS, Stage
 from stillstack.model import LEFT_OUT, Rows, Status, empty_table
@@ -77,10 +78,22 @@ def publish(store: RunStore, stage: Stage, rows: Rows) -> None:
 
 
 def finish(store: RunStore) -> None:
-    """Write what is known only when all frames are done, and declare the store complete."""
+    """Write what is known only when all frames are done, and declare the store complete.
+
+    Raises
+    ------
+    RunFaultError
+        If a frame is still pending.
+    """
     settled = settle(store)
-    if APPLY.name not in store.stages() and settled.columns:
+    if APPLY.name not in store.stages():
         store.write_table(settled.rows)
+    pending = int(((store.read("status") & int(Status.PENDING)) != 0).sum())
+    if pending:
+        raise RunFaultError(
+            f"{pending} frames of {store.path} are pending though every block is done.",
+            cure="This is a fault of the program: please report it.",
+        )
     store.write_columns(settled.columns)
     store.finish(**settled.attrs)
 

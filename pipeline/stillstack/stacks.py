@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from stillstack.errors import InputError
+from stillstack.kernels.resampling import holds_aligned
 from stillstack.model import FRAME, X, Y, is_good
 
 Canvas = tuple[int, int, int, int]
@@ -48,6 +49,16 @@ def whole_frames(stack: xr.DataArray, reference_shape: tuple[int, ...] | None) -
         stack = stack.chunk({FRAME: max(1, _NUMPY_BLOCK_BYTES // frame_bytes)})
     frames: da.Array = stack.data.rechunk({1: -1, 2: -1})
     return frames
+
+
+def refuse_aligned(dtype: np.dtype[Any]) -> None:
+    """Raise InputError where frames cannot be resampled to a dtype."""
+    if not holds_aligned(dtype):
+        raise InputError(
+            f"Aligned frames cannot be {dtype}.",
+            consequence="They are integers of up to 32 bits, float32 or float64.",
+            cure='Use the dtype "float32".',
+        )
 
 
 def shift_rows(

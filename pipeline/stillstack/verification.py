@@ -12,7 +12,7 @@ import numpy as np
 from stillstack.address import Location, located
 from stillstack.kept_references import stored_digest
 from stillstack.layout import ONE_PASS, TWO_PASSES
-from stillstack.model import Status
+from stillstack.model import COLUMNS, TRAJECTORY_COLUMNS, Status
 from stillstack.settle import table_of
 from stillstack.storage import (
     BlockStore,
@@ -159,23 +159,31 @@ def _damaged(
 
 def _missing(store: BlockStore, stages: tuple[str, ...]) -> tuple[int, ...]:
     """Blocks of a finished store that a ledger has lost."""
-    lost: set[int] = set(range(store.n_blocks)) if not stages else set()
+    layout = store.layout
+    # where shifts are given and no image is wanted there is nothing to do
+    idle = layout.get("given") and layout.get("aligned_dtype") is None
+    lost: set[int] = set(range(store.n_blocks)) if not (stages or idle) else set()
     for stage in stages:
         lost |= set(range(len(store.blocks(stage)))) - store.recorded_blocks(stage)
     return tuple(sorted(lost))
 
 
 def _beside(store: RunStore) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What is wrong with a run's table, which is made again, and with its reference, which is not.
+    """What is wrong with a run's table, which is made again, and with the rest, which is not.
 
-    Zarr compares every chunk that it reads with the checksum at its end.
+    Zarr compares every chunk that it reads with the checksum at its end. What the table is made of
+    comes first: without it the table that was written is the better one.
     """
-    rebuilt, lost = [], []
-    try:
+    rebuilt: list[str] = []
+    lost: list[str] = []
+    made_again = {column.name for column in (*COLUMNS, *TRAJECTORY_COLUMNS)}
+    for name, why in store.damaged_arrays().items():
+        words = f"{name} cannot be read: {why}"
+        (rebuilt if name in made_again else lost).append(words)
+    if lost:
+        return (), (*rebuilt, *lost)
+    if not rebuilt:
         table, folded = store.read_table(), table_of(store)
-    except Exception as error:  # noqa: BLE001  # whatever a damaged array makes of Zarr
-        rebuilt.append(f"the per-frame table cannot be read: {type(error).__name__}: {error}")
-    else:
         known = (folded["status"] & int(Status.PENDING)) == 0
         # a run that was not finished may not have written its last rows
         if store.complete and table[known].tobytes() != folded[known].tobytes():
@@ -183,7 +191,7 @@ def _beside(store: RunStore) -> tuple[tuple[str, ...], tuple[str, ...]]:
             rebuilt.append(f"the per-frame table differs from the ledger in {n_other} frames")
     try:
         digest = stored_digest(store)
-    except Exception as error:  # noqa: BLE001  # as above
+    except Exception as error:  # noqa: BLE001  # of an array that is whole: what it holds
         lost.append(f"the reference cannot be read: {type(error).__name__}: {error}")
     else:
         if digest != store.attributes["reference_digest"]:
@@ -194,7 +202,7 @@ def _beside(store: RunStore) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def repair_advice(found: Verification) -> str:
     """Say what to do about what was found."""
     if found.lost:
-        return "The reference cannot be made again as it was: run with a new output."
+        return "What is lost cannot be made again as it was: run with a new output."
     if found.taken_back:
         return "Run the same command again (stillstack run CONFIG): it does these blocks again."
     return "Verify without --keep, then run the same command again: it does these blocks again."

@@ -205,8 +205,10 @@ def _variance(filled: Array, valid: NDArray[np.bool_], offset: float, settings: 
 
     Weights that follow the noise of the image they weight would bias every product of it.
     """
-    events = max(offset, 1e-3 * settings.gain) / settings.gain * max(settings.n_frames, 1.0)
-    sigma = float(np.clip(np.sqrt(200.0 / (4.0 * np.pi * events)), 1.0, 8.0))
+    sigma = 1.0
+    if settings.gain > 0.0:  # else all noise is that of reading, the same everywhere
+        events = max(offset, 1e-3 * settings.gain) / settings.gain * max(settings.n_frames, 1.0)
+        sigma = float(np.clip(np.sqrt(200.0 / (4.0 * np.pi * events)), 1.0, 8.0))
     g0 = smoothing.gaussian_kernels(sigma)[0]
     smooth = smoothing.separable(filled, g0, g0)
     return pixel_variance(smooth + offset, valid, settings.noise)

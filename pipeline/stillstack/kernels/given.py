@@ -122,6 +122,8 @@ def _checked(
             cure="Choose max_shift_px between 1 and well under the smaller side of the frame.",
         )
     given = given & np.isfinite(image)
+    if image.dtype.kind in "iu":  # saturated, as in a frame
+        given &= image < np.iinfo(image.dtype).max
     for name, array in (("valid", given), ("frame_valid", static)):
         if not array.any():
             raise InputError(

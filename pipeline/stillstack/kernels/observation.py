@@ -64,7 +64,11 @@ def observe(
     """Valid pixels and pyramid of a frame, or the status of one without any content."""
     frame, own = as_frame(frame, reference, valid)
     level = reference.levels[-1]
-    own_level = pyramid.typical_level(frame, reference.frame_valid, own)
+    rules, counted = reference.settings.rules, own
+    if rules.equal:
+        counted = value_validity(frame, reference.frame_valid & own, rules).valid
+    limits = rules.limits(frame.dtype)
+    own_level = pyramid.typical_level(frame, reference.frame_valid, counted, limits)
     pedestal = float(np.floor(own_level))
     bins, own, status = _binned(frame, own, pedestal, reference)
     fine, usable = bins.mean, bins.usable

@@ -64,8 +64,9 @@ def prepare_reference(
     Parameters
     ----------
     image
-        Reference image (y, x), any real dtype, counts. Non-finite pixels, and single pixels that
-        stand far above all their neighbours, are taken as invalid.
+        Reference image (y, x), any real dtype, counts. Non-finite pixels, those that hold the
+        largest value of an integer type, and single pixels that stand far above all their
+        neighbours, are taken as invalid.
     valid
         Its valid pixels, **True where a pixel counts**. As ``frame_valid``, if None; all, if both
         are None.

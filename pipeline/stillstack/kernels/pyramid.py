@@ -34,15 +34,16 @@ def _n_outside(frame, static, valid, limits):  # type: ignore[no-untyped-def]
 
 
 @compiled_sums
-def _sample_rows(frame, static, valid, first, step, means):  # type: ignore[no-untyped-def]
-    """Mean of the valid, finite pixels of every ``step``-th row; how many rows have any."""
+def _sample_rows(frame, static, valid, limits, first, step, means):  # type: ignore[no-untyped-def]
+    """Mean of the pixels that count of every ``step``-th row; how many rows have any."""
+    low, high = limits[0], limits[1]
     found = 0
     for y in range(first, frame.shape[0], step):
         row, flag, own = frame[y], static[y], valid[y]
         total, number = 0.0, np.int32(0)
         for i in range(row.size):
             value = np.float64(row[i])
-            good = (flag[i] & own[i] != 0) & (value - value == 0.0)
+            good = (flag[i] & own[i] != 0) & (value >= low) & (value <= high)
             total += value if good else 0.0
             number += np.int32(good)
         if number > 0:
@@ -52,14 +53,23 @@ def _sample_rows(frame, static, valid, first, step, means):  # type: ignore[no-u
 
 
 def typical_level(
-    frame: NDArray[Any], static: NDArray[np.bool_], valid: NDArray[np.bool_]
+    frame: NDArray[Any],
+    static: NDArray[np.bool_],
+    valid: NDArray[np.bool_],
+    limits: tuple[float, float] = (-np.inf, np.inf),
 ) -> float:
-    """Median of the means of some rows over their valid pixels: a level that no hit raises."""
+    """Median of the means of some rows over their valid pixels: a level that no hit raises.
+
+    Nor does what lies in every row, as a gap between modules that reads as saturated: values that
+    are not finite or not within ``limits`` do not count.
+    """
+    largest = np.finfo(np.float64).max
+    bounds = np.clip(np.array(limits, np.float64), -largest, largest)
     step = max(1, frame.shape[0] // SAMPLED_ROWS)
     means = np.empty(frame.shape[0], np.float64)
     flags = (locked(static.view(np.uint8)), locked(valid.view(np.uint8)))
     for first, stride in ((step // 2, step), (0, 1)):
-        found = _sample_rows(locked(frame), *flags, first, stride, means)
+        found = _sample_rows(locked(frame), *flags, bounds, first, stride, means)
         if found:
             return float(np.sort(means[:found])[found // 2])
     return 0.0

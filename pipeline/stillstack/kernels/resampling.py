@@ -165,15 +165,22 @@ def _image(shape: tuple[int, int], dtype: np.dtype[Any], out: NDArray[Any] | Non
     return out
 
 
+def holds_aligned(dtype: np.dtype[Any]) -> bool:
+    """Whether aligned frames can be of this dtype."""
+    return np.dtype(dtype).str[1:] in _INPUT_TYPES
+
+
 def _native(frame: NDArray[Any]) -> NDArray[Any]:
     """Return a contiguous, read-only view (or copy) in the machine's byte order."""
     pixels = np.asarray(frame)
     if pixels.dtype.kind == "f" and pixels.dtype.itemsize == 2:
         pixels = pixels.astype(np.float32)
+    elif pixels.dtype.kind in "iu" and pixels.dtype.itemsize == 8:
+        pixels = pixels.astype(np.float64)
     if pixels.ndim != 2 or pixels.size == 0 or pixels.dtype.str[1:] not in _INPUT_TYPES:
         raise ValueError(
             f"frame is {pixels.dtype} of shape {pixels.shape}, not two-dimensional and of integers "
-            "of up to 32 bits or floats"
+            "or floats"
         )
     pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("=")).view()
     # Read-only to numba too, so that writeable and read-only frames share one compilation.

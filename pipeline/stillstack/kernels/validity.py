@@ -36,7 +36,9 @@ class ValueRules:
         if self.above is not None:
             return low, self.above
         if np.issubdtype(dtype, np.integer):
-            return low, float(np.iinfo(dtype).max) - 1.0
+            top = float(np.iinfo(dtype).max)
+            # of 64 bits, one less is the same number
+            return low, min(top - 1.0, float(np.nextafter(top, 0.0)))
         return low, np.inf
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stillstack.errors import InputError, StillstackError, UnreadableFrameError
+from stillstack.errors import InputError, StillstackError, UnreadableFrameError, lost_source
+
+# What a system says of a disk or a machine that is away; no frame is to blame.
+_AWAY: Final = frozenset(
+    {
+        *(errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV, errno.EMFILE, errno.ENFILE),
+        errno.ENOMEM,
+    }
+)
 
 
 def reason(error: BaseException) -> str:
@@ -61,6 +71,8 @@ def reading(what: str) -> Iterator[None]:
     except (StillstackError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _AWAY:
+            raise lost_source(what, error) from error
         raise unreadable(what, reason(error)) from error
 
 

@@ -210,8 +210,34 @@ class BlockStore:
         return self._objects.size(f"{name}/{METADATA}") is not None
 
     def read(self, name: str) -> NDArray[Any]:
-        """Whole array as it is stored, fill values included."""
-        return np.asarray(self.open_array(name)[...])
+        """Whole array as it is stored, fill values included.
+
+        Raises
+        ------
+        RunFaultError
+            If a chunk is missing: all were written, and Zarr would take it for fill values.
+        """
+        array = self.open_array(name)
+        missing = array.nchunks - array.nchunks_initialized
+        if missing:
+            raise RunFaultError(
+                f"{missing} of {array.nchunks} chunks of {name} in {self.path} are missing.",
+                consequence="What they held is not known.",
+                cure="`stillstack verify` says whether it can be made again.",
+            )
+        return np.asarray(array[...])
+
+    def damaged_arrays(self) -> dict[str, str]:
+        """Arrays beside the images that cannot be read whole, and why."""
+        found = {}
+        for name in self._objects.names():
+            if name not in (self.images, PYRAMID, RUN_FOLDER) and self.has(name):
+                try:
+                    self.read(name)
+                except Exception as error:  # noqa: BLE001  # whatever Zarr makes of damage
+                    what = error.what if isinstance(error, RunFaultError) else ""
+                    found[name] = what or f"{type(error).__name__}: {error}"
+        return found
 
     def open_array(self, name: str) -> zarr.Array[Any]:
         """Array of the group, to read."""
