@@ -19,10 +19,10 @@ from stillstack.config import make_config
 from stillstack.errors import RunFaultError
 from stillstack.flight import Limits
 from stillstack.ingest import StackOptions, ingest
-from stillstack.model import Status
+from stillstack.model import Status, is_good
 from stillstack.plan import plan as make_plan
 from stillstack.prepare import job_for, opened_store
-from stillstack.run import run
+from stillstack.run import open_run, run
 from stillstack.settle import rows_before
 from stillstack.sources import open_source
 from stillstack.storage import lock_run
@@ -170,3 +170,27 @@ def test_a_lost_variable_that_cannot_be_made_again_is_found_and_nothing_is_chang
     assert any("group_shift" in words for words in found.beside)
     again = run(small_config)
     np.testing.assert_array_equal(again["shift"].values, whole["shift"].values)
+
+
+def test_a_frame_whose_image_is_not_written_yet_is_pending(
+    cluster_client: Any, small_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where its shift has been known since an earlier pass."""
+    monkeypatch.setattr(execute, "Limits", partial(Limits, table_seconds=0.0, table_share=1e9))
+    small_config["trajectory"] = {}
+    seen: list[int] = []
+
+    def look(progress: Any) -> None:
+        if progress.stage != "apply" or progress.blocks_done not in (4, 9):
+            return
+        now = open_run(small_config["output"]["path"])
+        pending = (now.status.values & int(Status.PENDING)) != 0
+        missing = np.isnan(now.aligned.values).all(axis=(1, 2))
+        assert not missing[is_good(now.status.values)].any()
+        assert pending.any()
+        seen.append(int(pending.sum()))
+
+    found = run(small_config, progress=look)
+    assert len(seen) == 2
+    assert seen[1] < seen[0] < 60
+    assert not (found.status.values & int(Status.PENDING)).any()

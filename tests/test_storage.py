@@ -408,7 +408,7 @@ def test_writers_of_one_block_at_once_do_no_harm(lock: RunLock) -> None:
     assert found == [expected] * 6
     assert not list((lock.path / "run" / "tmp").iterdir())
     np.testing.assert_array_equal(
-        RunStore.view(lock.path).read("aligned")[:4],
+        RunStore.view(lock.path).open_array("aligned")[:4],
         images(0, 4),
     )
 

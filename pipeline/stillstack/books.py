@@ -74,12 +74,13 @@ class Books:
         self._published = time.monotonic()
         self._doubt = Doubt(self.limits.doubtful_blocks)
         self._reasons: dict[str, str] = self.store.read_note(SET_ASIDE_NOTE) or {}
-        self._n_flagged = _n_flagged(self.table)
+        self._n_flagged = 0
         self.waiting: deque[Block] = deque()
         self.n_done = 0
         self.slowest = 0.0
         self.control: Block | None = None
         n_resumed = self._take_stock()
+        self._n_flagged = _n_flagged(self.table)
         told = Progress(
             stage=self.stage.name,
             frames_done=self._frames_done(),
@@ -103,7 +104,11 @@ class Books:
                 continue
             known = self.table[start:stop].copy()
             left_out = np.flatnonzero(known["status"] & int(Status.EXCLUDED)) + start
-            rows = None if self.stage.estimates else known
+            rows = None
+            if not self.stage.estimates:
+                rows = known
+                # until its image is there, whatever is known of its shift
+                self.table["status"][start:stop] |= int(Status.PENDING)
             excluded = tuple(int(number) for number in left_out)
             self.waiting.append(Block(index, start, stop, rows, excluded=excluded))
         self.n_done = len(done)
