@@ -16,16 +16,18 @@ from distributed import LocalCluster
 
 from stillstack import execute
 from stillstack.config import make_config
+from stillstack.doubt import Doubt
 from stillstack.errors import RunFaultError
 from stillstack.flight import Limits
 from stillstack.ingest import StackOptions, ingest
+from stillstack.job import BlockResult
 from stillstack.model import Status, is_good
 from stillstack.plan import plan as make_plan
 from stillstack.prepare import job_for, opened_store
 from stillstack.run import open_run, run
 from stillstack.settle import rows_before
 from stillstack.sources import open_source
-from stillstack.storage import lock_run
+from stillstack.storage import BlockRecord, lock_run
 from stillstack.verification import verify_store
 
 
@@ -194,3 +196,22 @@ def test_a_frame_whose_image_is_not_written_yet_is_pending(
     assert len(seen) == 2
     assert seen[1] < seen[0] < 60
     assert not (found.status.values & int(Status.PENDING)).any()
+
+
+def test_blocks_that_all_fail_are_held_back_until_one_frame_comes_through() -> None:
+    def failed(block: int) -> BlockResult:
+        first = 4 * block
+        reasons = dict.fromkeys(range(first, first + 4), "scripted")
+        return BlockResult(BlockRecord(block, first, first + 4), reasons)
+
+    doubt = Doubt(most_blocks=3)
+    assert doubt.believed(failed(0), 4) == ()
+    assert doubt.believed(failed(1), 4) == ()
+    sound = BlockResult(BlockRecord(2, 8, 12), {})
+    assert [result.record.block for result in doubt.believed(sound, 4)] == [0, 1, 2]
+    assert len(doubt.believed(failed(3), 4)) == 1
+
+    doubt = Doubt(most_blocks=2)
+    assert doubt.believed(failed(0), 4) == ()
+    with pytest.raises(RunFaultError, match=r"Not one frame of 2 blocks .* scripted"):
+        doubt.believed(failed(1), 4)

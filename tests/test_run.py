@@ -238,7 +238,7 @@ def test_a_run_in_which_nothing_works_says_so_and_sets_nothing_aside(
     cluster_client: Any, small_config: Any, script: Any
 ) -> None:
     script(broken=tuple(range(60)))
-    with pytest.raises(RunFaultError, match=r"Not one frame of 8 blocks .* scripted"):
+    with pytest.raises(RunFaultError, match=r"cannot be read any more: .*scripted"):
         run(small_config)
     assert not (open_run(small_config["output"]["path"]).status.values & Status.UNREADABLE).any()
     script()
