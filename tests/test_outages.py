@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from distributed import LocalCluster
 from stillstack import execute
 from stillstack.config import make_config
 from stillstack.doubt import Doubt
-from stillstack.errors import RunFaultError
+from stillstack.errors import RunFaultError, UnreadableFrameError
 from stillstack.flight import Limits
 from stillstack.ingest import StackOptions, ingest
 from stillstack.job import BlockResult
@@ -27,6 +28,7 @@ from stillstack.prepare import job_for, opened_store
 from stillstack.run import open_run, run
 from stillstack.settle import rows_before
 from stillstack.sources import open_source
+from stillstack.sources.guard import reading
 from stillstack.storage import BlockRecord, lock_run
 from stillstack.verification import verify_store
 
@@ -215,3 +217,13 @@ def test_blocks_that_all_fail_are_held_back_until_one_frame_comes_through() -> N
     assert doubt.believed(failed(0), 4) == ()
     with pytest.raises(RunFaultError, match=r"Not one frame of 2 blocks .* scripted"):
         doubt.believed(failed(1), 4)
+
+
+@pytest.mark.parametrize(("number", "fault"), [(errno.ESTALE, True), (errno.EIO, False)])
+def test_a_disk_that_is_away_is_not_taken_for_a_broken_frame(number: int, fault: bool) -> None:
+    kind = RunFaultError if fault else UnreadableFrameError
+    with (
+        pytest.raises(kind, match=r"Frame 7 of run\.npy cannot be read"),
+        reading("Frame 7 of run.npy"),
+    ):
+        raise OSError(number, os.strerror(number))

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from stillstack.errors import (
     AccessError,
     RunFaultError,
-    StillstackError,
     changed_source,
     disk_fault,
     lost_source,
+    said_by,
 )
 from stillstack.frameblock import Resampling, align_block, register_block
 from stillstack.job import Block, BlockResult, Job, job_named
@@ -148,7 +148,7 @@ def _frame_by_frame(
         except _NOT_THE_FRAMES_FAULT:
             raise
         except Exception as error:  # noqa: BLE001  # the frame is set aside, with the reason
-            reasons[number] = _reason(error)
+            reasons[number] = said_by(error)
     if len(reasons) > len(block.set_aside):
         _refuse_lost_source(job)
     if block.rows is not None:
@@ -257,12 +257,6 @@ def _fill_images(job: Job, n_frames: int) -> NDArray[Any]:
     return np.full((n_frames, *shape), image_fill(dtype), dtype)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, StillstackError):
-        return error.what
-    return f"{type(error).__name__}: {error}"
-
-
 def _refuse_lost_source(job: Job) -> None:
     """Tell a source that is gone as a whole from frames that are broken.
 
@@ -271,25 +265,33 @@ def _refuse_lost_source(job: Job) -> None:
     """
     try:
         now = job.source.fingerprint()
-        _read_control(job)
+    except _NOT_THE_FRAMES_FAULT:
+        raise
     except Exception as error:
-        raise lost_source(job.source.name, error) from error
+        raise lost_source(f"The source {job.source.name}", error) from error
     if now != job.fingerprint:
         raise changed_source(job.source.name)
+    _read_control(job)
 
 
 def _read_control(job: Job) -> None:
-    """Read a frame that this process has read before, or one of some; raise if none can be."""
+    """Read a frame that this process has read before, or one of some over all of the source.
+
+    Raises
+    ------
+    RunFaultError
+        If none of them can be read.
+    """
     n_frames, height, width = job.source.shape
-    known = _read.get(job.digest)
-    spread = np.linspace(0, n_frames - 1, _CONTROLS).astype(int)
-    numbers = [int(number) for number in spread] if known is None else [known]
-    for number in numbers:
+    spread = [int(number) for number in np.linspace(0, n_frames - 1, _CONTROLS)]
+    failures = []
+    for number in [_read[job.digest]] if job.digest in _read else spread:
         try:
             read_piece((job.source, number, number + 1, (height, width), str(job.source.dtype)))
-        except Exception:
-            if number == numbers[-1]:
-                raise
-            _LOG.debug("frame %d cannot be read either", number, exc_info=True)
+        except _NOT_THE_FRAMES_FAULT:
+            raise
+        except Exception as error:  # noqa: BLE001  # raised below, unless another can be read
+            failures.append(error)
         else:
             return
+    raise lost_source(f"The source {job.source.name}", failures[-1]) from failures[-1]

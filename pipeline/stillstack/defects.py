@@ -99,9 +99,8 @@ def _ordinary_frames(sample: NDArray[Any], valid: Valid) -> NDArray[np.bool_]:
     levels = np.array([_finite_mean(frame[::step, ::step][seen]) for frame in sample])
     middle = np.median(levels)
     ordinary: NDArray[np.bool_] = (levels >= 0.5 * middle) & (levels <= 2.0 * middle)
-    if (
-        middle <= 0.0
-    ):  # a mean was taken off: how bright a frame is says nothing, how it varies does
+    if middle <= 0.0:
+        # a mean was taken off: how bright a frame is says nothing, how it varies does
         spread = 1.4826 * float(np.median(np.abs(levels - middle)))
         ordinary = np.abs(levels - middle) <= 6.0 * spread
     return ordinary

@@ -77,11 +77,29 @@ def disk_fault(error: OSError, what: str) -> RunFaultError:
     )
 
 
-def lost_source(name: str, error: Exception) -> RunFaultError:
-    """Return what to raise where a source as a whole cannot be read any more."""
-    why = error.what if isinstance(error, StillstackError) else f"{type(error).__name__}: {error}"
+def said_by(error: Exception) -> str:
+    """What an error says, in one sentence.
+
+    Examples
+    --------
+    >>> said_by(ValueError("no such frame"))
+    'ValueError: no such frame'
+    """
+    return error.what if isinstance(error, StillstackError) else f"{type(error).__name__}: {error}"
+
+
+def lost_source(what: str, error: Exception) -> RunFaultError:
+    """Return what to raise where frames cannot be read and none of them is to blame.
+
+    Parameters
+    ----------
+    what
+        Begins the sentence: ``"The source run7.zarr"``.
+    error
+        Says why.
+    """
     return RunFaultError(
-        f"The source {name} cannot be read any more: {why}",
+        f"{what} cannot be read any more: {said_by(error)}",
         consequence="The run stopped, and frames that are done are kept.",
         cure="Bring the source back and run the same command again.",
     )

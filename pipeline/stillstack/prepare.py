@@ -205,13 +205,14 @@ def verify(store: RunStore, plan: Plan) -> None:
 
 def refuse_changed(plan: Plan) -> None:
     """Raise RunFaultError where the source is not what it was when the run was planned."""
-    name = plan.source.name
     try:
         now = fingerprint_of(plan.config, plan.source, plan.given)
+    except StillstackError:
+        raise  # a store that does not let one in says so itself
     except Exception as error:
-        raise lost_source(name, error) from error
+        raise lost_source(f"The source {plan.source.name}", error) from error
     if now != plan.fingerprint:
-        raise changed_source(name)
+        raise changed_source(plan.source.name)
 
 
 def _missing_blocks(store: RunStore, stage: str) -> int:

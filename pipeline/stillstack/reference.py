@@ -228,10 +228,9 @@ class ReferenceMaker:
         if len(numbers) > max(1, _MEDIAN_BYTES // frame_bytes):
             numbers = spread_numbers(0, len(numbers), max(1, _MEDIAN_BYTES // frame_bytes))
         frames = np.concatenate([self.source.read(number, number + 1) for number in numbers])
-        names = ("below", "above", "equal")
-        bad = offending(
-            frames, ValueRules(**{k: v for k, v in self.settings.items() if k in names})
-        )
+        below, above = self.settings.get("below"), self.settings.get("above")
+        rules = ValueRules(below, above, tuple(self.settings.get("equal", ())))
+        bad = offending(frames, rules)
         image = np.empty(self.valid.shape, np.float32)
         for y in range(len(image)):  # one row at a time: the median copies what it is given
             if bad is None or not bad[:, y].any():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stillstack.address import Location, located
+from stillstack.errors import said_by
 from stillstack.kept_references import stored_digest
 from stillstack.layout import ONE_PASS, TWO_PASSES
 from stillstack.model import COLUMNS, TRAJECTORY_COLUMNS, Status
@@ -192,7 +193,7 @@ def _beside(store: RunStore) -> tuple[tuple[str, ...], tuple[str, ...]]:
     try:
         digest = stored_digest(store)
     except Exception as error:  # noqa: BLE001  # of an array that is whole: what it holds
-        lost.append(f"the reference cannot be read: {type(error).__name__}: {error}")
+        lost.append(f"the reference cannot be read: {said_by(error)}")
     else:
         if digest != store.attributes["reference_digest"]:
             lost.append("the reference is not the one that frames were registered to")

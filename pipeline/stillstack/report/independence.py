@@ -74,7 +74,10 @@ def _draw_residual(axes: Axes, residual: ResidualShift, held_out: ResidualShift 
             )
     axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
     axes.set(xlabel="stretch of the run", ylabel="shift that is left (px)", xticks=part)
-    axes.legend(frameon=False, fontsize="small")
+    # bars may be anywhere below
+    axes.legend(
+        frameon=False, fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1)
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 

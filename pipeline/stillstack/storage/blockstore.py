@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from stillstack.address import Location, located, portable
-from stillstack.errors import InputError, RunFaultError
+from stillstack.errors import InputError, RunFaultError, said_by
 from stillstack.storage.arrays import PYRAMID, group_metadata, member_metadata, plain_json
 from stillstack.storage.blocks import BlockWriter
 from stillstack.storage.identity import marker, read_attributes
@@ -235,8 +235,7 @@ class BlockStore:
                 try:
                     self.read(name)
                 except Exception as error:  # noqa: BLE001  # whatever Zarr makes of damage
-                    what = error.what if isinstance(error, RunFaultError) else ""
-                    found[name] = what or f"{type(error).__name__}: {error}"
+                    found[name] = said_by(error)
         return found
 
     def open_array(self, name: str) -> zarr.Array[Any]:
