@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import distributed
 import pytest
 from distributed import Client, LocalCluster
 
@@ -52,6 +54,22 @@ def test_local_workers_are_limited_to_one_thread_each_and_nothing_leaks(
         assert client.scheduler_info()["address"].startswith("tcp://127.0.0.1:")
     assert client.status == "closed"
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("profiled", [False, True])
+def test_dask_watches_what_workers_do_for_a_performance_report_alone(*, profiled: bool) -> None:
+    with client_for(ClusterConfig(), workers=1, profiled=profiled) as client:
+        assert client.submit(_is_watched).result() is profiled
+        client.submit(_work).result()
+        assert bool(client.profile()["count"]) is profiled
+
+
+def _work() -> None:
+    time.sleep(1.5)  # what Dask saw is gathered once a second
+
+
+def _is_watched() -> bool:
+    return "profile" in distributed.get_worker().periodic_callbacks
 
 
 def test_the_active_client_is_used_and_never_closed(cluster_client: Client) -> None:

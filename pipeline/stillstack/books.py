@@ -28,6 +28,7 @@ from stillstack.watch.teller import Look, Teller
 Publish = Callable[[Rows], None]
 
 _LOG: Final = logging.getLogger(__name__)
+_UNSEEN: Final = int(Status.PENDING | Status.EXCLUDED)
 
 
 @dataclass(eq=False)
@@ -184,7 +185,7 @@ class Books:
 def _n_flagged(rows: Rows) -> int:
     """Frames that were looked at and are not good."""
     status = rows["status"]
-    unseen = (status & int(Status.PENDING | Status.EXCLUDED)) != 0
+    unseen = (status & _UNSEEN) != 0
     return int(np.count_nonzero(~is_good(status) & ~unseen))
 
 

@@ -165,7 +165,11 @@ def _execute(
     peaks: list[int] = []
     with (
         client_for(
-            cluster, workers=plan.workers, memory_limit=plan.memory.limit, on_link=told.on_link
+            cluster,
+            workers=plan.workers,
+            memory_limit=plan.memory.limit,
+            on_link=told.on_link,
+            profiled=told.performance is not None,
         ) as client,
         performance_report(client, told.performance),
     ):

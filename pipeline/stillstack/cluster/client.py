@@ -28,6 +28,7 @@ def client_for(
     memory_limit: int | None = None,
     on_link: OnLink | None = None,
     wait: bool = True,
+    profiled: bool = False,
 ) -> Iterator[Client]:
     """Client that a run submits its work to, closed at the end if it was made here.
 
@@ -45,6 +46,8 @@ def client_for(
         Called with the address of the cluster's dashboard, before workers are waited for.
     wait
         Whether to wait for the first worker.
+    profiled
+        Whether workers that are started here note what they do, for a performance report.
 
     Yields
     ------
@@ -60,7 +63,7 @@ def client_for(
     """
     with contextlib.ExitStack() as stack:
         active = active_client()
-        client = active or stack.enter_context(_made(config, workers, memory_limit))
+        client = active or stack.enter_context(_made(config, workers, memory_limit, profiled))
         link = dashboard_link(client)
         if on_link is not None and link:
             on_link(link)
@@ -98,13 +101,13 @@ def thread_count(client: Client) -> int:
 
 
 def _made(
-    config: ClusterConfig, workers: int, memory_limit: int | None
+    config: ClusterConfig, workers: int, memory_limit: int | None, profiled: bool
 ) -> contextlib.AbstractContextManager[Client]:
     if config.kind == "address":
         return _connected(str(config.address))
     if config.kind == "local":
-        return local_client(workers, memory_limit, config.adapt)
-    return _remote(config, workers, memory_limit)
+        return local_client(workers, memory_limit, config.adapt, profiled=profiled)
+    return _remote(config, workers, memory_limit, profiled)
 
 
 @contextlib.contextmanager
@@ -123,9 +126,11 @@ def _connected(address: str) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def _remote(config: ClusterConfig, workers: int, memory_limit: int | None) -> Iterator[Client]:
+def _remote(
+    config: ClusterConfig, workers: int, memory_limit: int | None, profiled: bool
+) -> Iterator[Client]:
     with (
-        remote_cluster(config, workers, memory_limit) as cluster,
+        remote_cluster(config, workers, memory_limit, profiled=profiled) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client

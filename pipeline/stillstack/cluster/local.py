@@ -25,14 +25,18 @@ _LOG: Final = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def local_client(
-    workers: int, memory_limit: int | None, adapt: tuple[int, int] | None = None
+    workers: int,
+    memory_limit: int | None,
+    adapt: tuple[int, int] | None = None,
+    *,
+    profiled: bool = False,
 ) -> Iterator[Client]:
     """Client of workers on this machine, closed with them at the end."""
     fewest, most = adapt or (workers, workers)
     with (
         settings.environment_kept() as restore_environment,
         _script_left_alone(),
-        dask.config.set(settings.SETTINGS),
+        dask.config.set(settings.settings_of(profiled=profiled)),
         contextlib.ExitStack() as stack,
     ):
         cluster = stack.enter_context(_started(fewest, memory_limit))

@@ -30,7 +30,9 @@ _MOST_MARGIN_SECONDS: Final = 600.0
 
 
 @contextlib.contextmanager
-def remote_cluster(config: ClusterConfig, workers: int, memory_limit: int | None) -> Iterator[Any]:
+def remote_cluster(
+    config: ClusterConfig, workers: int, memory_limit: int | None, *, profiled: bool = False
+) -> Iterator[Any]:
     """Cluster that a config asks for, closed at the end.
 
     Parameters
@@ -41,6 +43,8 @@ def remote_cluster(config: ClusterConfig, workers: int, memory_limit: int | None
         Worker processes.
     memory_limit
         Bytes of each; None: not known.
+    profiled
+        Whether workers note what they do, for a performance report.
 
     Raises
     ------
@@ -54,7 +58,7 @@ def remote_cluster(config: ClusterConfig, workers: int, memory_limit: int | None
     make = {"slurm": _slurm, "ssh": _ssh, "class": _any_class}[config.kind]
     with (
         settings.environment_kept(),
-        dask.config.set(settings.SETTINGS),
+        dask.config.set(settings.settings_of(profiled=profiled)),
         contextlib.ExitStack() as stack,
     ):
         with _explained(config):
