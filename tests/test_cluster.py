@@ -61,7 +61,8 @@ def test_dask_watches_what_workers_do_for_a_performance_report_alone(*, profiled
     with client_for(ClusterConfig(), workers=1, profiled=profiled) as client:
         assert client.submit(_is_watched).result() is profiled
         client.submit(_work).result()
-        assert bool(client.profile()["count"]) is profiled
+        untyped: Any = client
+        assert bool(untyped.profile()["count"]) is profiled
 
 
 def _work() -> None:

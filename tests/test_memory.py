@@ -60,13 +60,14 @@ def peak_of(process: int) -> int:
     return next((int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM")), 0)
 
 
-def peaks(config: Path) -> tuple[int, list[int]]:
+def peaks(config: Path, **environment: str) -> tuple[int, list[int]]:
     """Peaks of the coordinator and of the workers of a run that is started here."""
     process = subprocess.Popen(
         [sys.executable, "-m", "stillstack", "run", str(config), "--no-report", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={**os.environ, **environment},
     )
     found: dict[int, int] = {}
     workers: set[int] = set()
@@ -123,6 +124,21 @@ def test_real_processes_take_what_the_plan_says_of_large_frames(
     tmp_path: Path, case: tuple[int, str, int, int], kind: str
 ) -> None:
     check(tmp_path, case, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", SMALL)
+def test_a_machine_that_compiles_the_kernels_needs_no_more_than_the_plan_counts_with(
+    tmp_path: Path, case: tuple[int, str, int, int]
+) -> None:
+    settings = settings_of(tmp_path, case, "mean")
+    memory = plan(make_config(settings)).refuse().memory
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps(settings))
+    coordinator, workers = peaks(path, NUMBA_CACHE_DIR=str(tmp_path / "kernels"))
+    assert 0.6 <= coordinator / memory.needed_coordinator <= 1.0, coordinator
+    assert max(workers) <= 0.8 * memory.needed_limit, workers
 
 
 def test_workers_with_exactly_the_limit_that_the_plan_says_never_pause(tmp_path: Path) -> None:

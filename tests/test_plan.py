@@ -202,7 +202,7 @@ def test_fewer_workers_are_started_where_memory_is_short(
 ) -> None:
     del small_config["cluster"]
     needed = plan(make_config(small_config)).memory.needed_limit
-    _machine(monkeypatch, 8, 500 * 2**20 + 3 * needed)
+    _machine(monkeypatch, 8, 800 * 2**20 + 3 * needed)
     made = plan(make_config(small_config))
     assert made.workers == 3
     assert made.memory.limit >= needed
@@ -214,6 +214,10 @@ def test_a_machine_too_small_to_make_the_reference_is_refused(
     small_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _machine(monkeypatch, 1, 100 * 2**20)
+    assert "To make the reference takes" in _refusal(small_config)
+    memory = plan(make_config(small_config)).memory
+    # enough where the kernels are there, too little to compile them
+    _machine(monkeypatch, 1, (memory.coordinator + memory.needed_coordinator) // 2)
     assert "To make the reference takes" in _refusal(small_config)
 
 

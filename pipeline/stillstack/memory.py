@@ -24,6 +24,8 @@ from stillstack.storage import CHUNKS_IN_FLIGHT, HELD_REFERENCES
 PROCESS_BYTES: Final = 380 * 2**20
 # A process that compiles all kernels, on a machine that has not done so before, takes this on top.
 _COMPILING_BYTES: Final = 150 * 2**20
+# The coordinator compiles those that make references too: 60 to 270 MiB more, measured.
+_COORDINATOR_COMPILING_BYTES: Final = 280 * 2**20
 # The coordinator has the scheduler and the command line too.
 _COORDINATOR_BYTES: Final = 460 * 2**20
 # While the reference is prepared, its arguments included; and what is kept of it then, which is
@@ -62,6 +64,8 @@ class Memory:
         Smallest memory limit with which a worker never pauses.
     coordinator
         The process that makes the reference and keeps the ledger.
+    needed_coordinator
+        The same, on a machine that has to compile the kernels first.
     """
 
     task: int
@@ -71,6 +75,7 @@ class Memory:
     available: int
     needed_limit: int = 0
     coordinator: int = 0
+    needed_coordinator: int = 0
 
     def to_json(self) -> dict[str, int]:
         """Plain values for JSON."""
@@ -137,6 +142,11 @@ def coordinator_bytes(layout: Layout, reference: ReferenceConfig, threads: int) 
     return kept + max(making, keeping_bytes(layout))
 
 
+def needed_for_coordinator(coordinator: int) -> int:
+    """Bytes with which the coordinator never lacks memory, wherever it compiles the kernels."""
+    return coordinator + _COORDINATOR_COMPILING_BYTES
+
+
 def keeping_bytes(layout: Layout) -> int:
     """Bytes of the coordinator's books, which grow with the run."""
     blocks = _COORDINATOR_BYTES_PER_BLOCK * layout.n_blocks * len(layout.stages)
@@ -144,5 +154,5 @@ def keeping_bytes(layout: Layout) -> int:
 
 
 def coordinator_floor(layout: Layout) -> int:
-    """Bytes of the coordinator while the workers work."""
-    return _COORDINATOR_BYTES + keeping_bytes(layout)
+    """Bytes of the coordinator while the workers work, what it compiled included."""
+    return needed_for_coordinator(_COORDINATOR_BYTES + keeping_bytes(layout))

@@ -18,6 +18,7 @@ from stillstack.memory import (
     Memory,
     coordinator_bytes,
     coordinator_floor,
+    needed_for_coordinator,
     needed_limit,
     task_bytes,
     worker_bytes,
@@ -151,7 +152,8 @@ def _sizes(layout: Layout, source_chunk: int, config: RunConfig, room: Room) -> 
     worker = worker_bytes(layout, source_chunk, grouped=config.groups is not None)
     needed = needed_limit(worker, cluster.PAUSE_FRACTION)
     coordinator = coordinator_bytes(layout, config.reference, room.cores)
-    memory = Memory(task, worker, 0, 0, 0, needed, coordinator)
+    most = needed_for_coordinator(coordinator)
+    memory = Memory(task, worker, 0, 0, 0, needed, coordinator, most)
     if room.running:
         return Sizes(layout, memory, 0)
     workers = room.wanted or room.cores
@@ -185,7 +187,7 @@ def _fits(sizes: Sizes) -> bool:
     memory = sizes.memory
     return not sizes.workers or (
         memory.limit >= memory.needed_limit
-        and (not memory.available or memory.coordinator <= memory.available)
+        and (not memory.available or memory.needed_coordinator <= memory.available)
     )
 
 
@@ -216,10 +218,10 @@ def _note(sizes: Sizes, first: Layout, config: RunConfig, found: Findings) -> No
             f"Blocks have {layout.block_frames} frames instead of {first.block_frames}, so that "
             f"{sizes.workers} workers fit into {format_bytes(memory.limit)} each."
         )
-    if memory.available and memory.coordinator > memory.available:
+    if memory.available and memory.needed_coordinator > memory.available:
         found.error(
-            f"To make the reference takes {format_bytes(memory.coordinator)}, and this machine "
-            f"has {format_bytes(memory.available)}.",
+            f"To make the reference takes {format_bytes(memory.needed_coordinator)}, and this "
+            f"machine has {format_bytes(memory.available)}.",
             "The run would stop for lack of memory.",
             "Make the reference of fewer frames (reference.frames), or of one (kind: first).",
         )

@@ -112,7 +112,7 @@ def _memory(plan: Plan) -> str:
     each = (
         f"{byte_size(memory.task)} per task, {byte_size(memory.worker)} per worker, which needs a "
         f"limit of {byte_size(memory.needed_limit)}; {byte_size(memory.coordinator)} to make the "
-        "reference"
+        f"reference, {byte_size(memory.needed_coordinator)} where kernels are compiled first"
     )
     if not memory.available:
         return each
