@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -25,11 +26,13 @@ from stillstack.job import BlockResult
 from stillstack.model import Status, is_good
 from stillstack.plan import plan as make_plan
 from stillstack.prepare import job_for, opened_store
+from stillstack.report.provenance import read_provenance
 from stillstack.run import open_run, run
 from stillstack.settle import rows_before
 from stillstack.sources import open_source
 from stillstack.sources.guard import reading
-from stillstack.storage import BlockRecord, lock_run
+from stillstack.storage import BlockRecord, RunStore, lock_run
+from stillstack.storage.notes import reasons_in
 from stillstack.verification import verify_store
 
 
@@ -43,10 +46,10 @@ def own_stack(small_stack_file: Path, small_config: Any, tmp_path: Path) -> Path
     return stack
 
 
-def spoilt(stack: Path) -> dict[Path, bytes]:
-    """Overwrite what all frames hold; files are as large and as old as before."""
+def spoilt(stack: Path, frames: str = "*") -> dict[Path, bytes]:
+    """Overwrite what frames hold; files are as large and as old as before."""
     held = {}
-    for chunk in (file for file in (stack / "frames" / "c").rglob("*") if file.is_file()):
+    for chunk in (stack / "frames" / "c").glob(f"{frames}/0/0"):
         times = chunk.stat()
         held[chunk] = chunk.read_bytes()
         chunk.write_bytes(os.urandom(times.st_size))
@@ -75,6 +78,49 @@ def test_frames_that_cannot_be_read_for_a_while_are_not_set_aside(
     restore(held)
     found = run(small_config)
     assert not (found.status.values & int(Status.UNREADABLE)).any()
+
+
+def test_why_a_frame_was_set_aside_is_forgotten_where_it_can_be_read_after_all(
+    cluster_client: Any, own_stack: Path, small_config: Any
+) -> None:
+    path = Path(small_config["output"]["path"])
+    held = spoilt(own_stack, "5") | spoilt(own_stack, "50")
+    found = run(small_config)
+    lost = np.flatnonzero(found.status.values & int(Status.UNREADABLE))
+    assert lost.tolist() == [5, 50]
+    assert set(reasons_in(RunStore.view(path))) == {5, 50}
+    restore(held)
+    # the block of one of them is done again, for another reason
+    (path / "aligned" / "c" / "5" / "0" / "0").unlink()
+    verify_store(path)
+    found = run(small_config)
+    assert is_good(found.status.values[5])
+    assert set(reasons_in(RunStore.view(path))) == {50}
+    assert found.status.values[50] & int(Status.UNREADABLE)
+
+
+def test_a_run_that_is_finished_by_other_versions_says_so(
+    cluster_client: Any, small_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(progress: Any) -> None:
+        if progress.blocks_done == 3:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        run(small_config, progress=stop)
+    assert not make_plan(make_config(small_config)).warnings
+    installed = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "99.0" if name == "zarr" else installed(name)
+    )
+    (warning,) = make_plan(make_config(small_config)).warnings
+    assert f"zarr 99.0 instead of {installed('zarr')}" in warning.what
+    run(small_config)
+    first, second = read_provenance(small_config["output"]["path"]).attempt_rows
+    assert "zarr" not in first["outcome"]
+    assert second["outcome"].startswith("complete; with zarr 99.0 instead of")
+    # a complete run is not worked on
+    assert not make_plan(make_config(small_config)).warnings
 
 
 def test_a_source_that_changes_between_two_passes_is_refused(

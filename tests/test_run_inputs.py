@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -455,6 +456,35 @@ def test_a_dark_of_a_longer_exposure_is_said(small_config: Any, detector: Any) -
     np.save(detector["correction"]["dark"], typical * 1.05)
     told = [str(warning) for warning in plan(make_config(small_config)).warnings]
     assert any("of the valid pixels are negative once they are corrected" in text for text in told)
+
+
+@pytest.mark.parametrize("taken_off", ["dark", "mean"])
+def test_negative_pixels_without_read_noise_are_said_with_the_noise_that_is_there(
+    cluster_client: Any,
+    small_stack: SimulatedStack,
+    small_config: Any,
+    tmp_path: Path,
+    taken_off: str,
+) -> None:
+    """Somebody subtracted a dark or a mean from the frames: their noise is not in their values."""
+    frames = small_stack.read(0, 60).astype("f4")
+    frames += np.random.default_rng(5).normal(0.0, 25.0, frames.shape).astype("f4")
+    if taken_off == "mean":
+        frames -= np.median(frames, axis=0).mean()
+    path = tmp_path / "negative.npy"
+    np.save(path, frames)
+    small_config["input"]["path"] = str(path)
+    small_config["registration"].pop("gain", None)
+    blind = plan(make_config(small_config))
+    (warning,) = (found for found in blind.warnings if "are negative" in found.what)
+    told = re.search(r"of which ([\d.]+) is seen here", warning.cure)
+    assert told is not None, warning
+    assert run(small_config)["chi2"].load().median() > 1.4
+    small_config["registration"]["read_noise"] = float(told[1])
+    small_config["output"]["path"] = str(tmp_path / "told.zarr")
+    told_of = plan(make_config(small_config)).warnings
+    assert not any("are negative" in found.what for found in told_of)
+    assert 0.8 < run(small_config)["chi2"].load().median() < 1.3
 
 
 def test_values_that_do_not_count_are_those_that_were_recorded(

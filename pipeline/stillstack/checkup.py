@@ -13,7 +13,7 @@ from stillstack.address import Address, Location
 from stillstack.cluster import PAUSE_FRACTION, THREAD_CAPS
 from stillstack.findings import Finding, Findings
 from stillstack.memory import Memory
-from stillstack.versions import DECIDING_PACKAGES
+from stillstack.versions import DECIDING_PACKAGES, version_differences
 from stillstack.worker_view import InputView, WorkerView
 
 PACKAGES: Final = (
@@ -89,7 +89,8 @@ def check_versions(
     found, mine = Findings(), _versions(own)
     apart: dict[str, list[str]] = defaultdict(list)
     for address, theirs in workers.items():
-        apart[_differences(mine, _versions(theirs), ("python", *PACKAGES))].append(address)
+        told = version_differences(mine, _versions(theirs), ("python", *PACKAGES))
+        apart[told].append(address)
     for text, addresses in apart.items():
         if text:
             found.error(
@@ -97,7 +98,7 @@ def check_versions(
                 "Tasks may fail there, or give other bits than elsewhere.",
                 "Make the environments the same: the same lock file, container or folder.",
             )
-    text = _differences(mine, _versions(scheduler), ("python", *_OF_SCHEDULER))
+    text = version_differences(mine, _versions(scheduler), ("python", *_OF_SCHEDULER))
     if text:
         found.error(
             f"Other versions than here in the scheduler: {text}.",
@@ -118,11 +119,6 @@ def check_versions(
 def _versions(told: Mapping[str, Any]) -> dict[str, str]:
     packages = {name: told["packages"].get(name) or "missing" for name in PACKAGES}
     return {"python": ".".join(str(told["host"]["python"]).split(".")[:2]), **packages}
-
-
-def _differences(mine: Mapping[str, str], theirs: Mapping[str, str], names: Iterable[str]) -> str:
-    other = [name for name in names if mine[name] != theirs[name]]
-    return ", ".join(f"{name} {theirs[name]} instead of {mine[name]}" for name in other)
 
 
 def check_input(own: InputView, views: Views) -> Check:

@@ -17,13 +17,14 @@ from stillstack.errors import InputError
 from stillstack.exclusion import excluded
 from stillstack.findings import Findings
 from stillstack.network import groups_of
-from stillstack.noise import estimate_gain
+from stillstack.noise import estimate_gain, noise_near_zero
 from stillstack.reference import ReferenceMaker
 from stillstack.sampling import Sample
 from stillstack.sources import CorrectedSource, Source, image_of
 from stillstack.valid import check_valid, valid_from_config
 
 _MOST_NEGATIVE: Final = 0.75
+_FEW_NEGATIVE: Final = 0.01
 _MOST_GAIN: Final = 1000.0
 
 
@@ -205,6 +206,26 @@ def note_correction(
             f"Half of the pixels of correction.gain are above {middle:.3g}.",
             "Frames are multiplied with it; an image of an even illumination is its inverse.",
             "Give mean(flat) / flat.",
+        )
+
+
+def note_negative(
+    config: RunConfig, frames: NDArray[Any], valid: NDArray[np.bool_], found: Findings
+) -> None:
+    """Warn where many pixels are negative, which without read noise no count is."""
+    if config.registration.read_noise > 0 or frames.dtype.kind == "u":
+        return
+    values = frames[:, valid]
+    negative = np.count_nonzero(values < 0) / max(1, values.size)  # NaN is not
+    if negative > _FEW_NEGATIVE:
+        noise = noise_near_zero(frames[:8], valid)
+        seen = "" if noise is None else f", of which {noise:.2g} is seen here"
+        found.warn(
+            f"{negative:.0%} of the valid pixels of the sampled frames are negative, and "
+            "registration.read_noise is 0.",
+            "Dark pixels are taken to have no noise: error bars are too short, and good frames may "
+            "be rejected.",
+            f"Set registration.read_noise, the noise of a dark pixel{seen}.",
         )
 
 

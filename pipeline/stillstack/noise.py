@@ -45,13 +45,38 @@ def estimate_gain(
     >>> round(estimate_gain([counts * 40], np.ones((128, 128), bool)) / 40, 1)
     1.0
     """
-    usable = _whole_tiles(valid)
-    ratios = [_tile_ratios(frame, usable, read_noise) for frame in frames]
-    pooled = np.concatenate([*ratios, np.empty(0)])
-    if pooled.size < _MIN_TILES:
+    means, variances = _tile_moments(frames, valid)
+    bright = means > 0
+    ratios = (variances[bright] - read_noise**2) / means[bright]
+    if ratios.size < _MIN_TILES:
         return None
-    gain = float(np.median(pooled)) / _MEDIAN_OVER_MEAN
+    gain = float(np.median(ratios)) / _MEDIAN_OVER_MEAN
     return gain if gain > 0 else None
+
+
+def noise_near_zero(frames: Iterable[NDArray[Any]], valid: NDArray[np.bool_]) -> float | None:
+    """Noise of single pixels where their mean is nearest to zero, or None where it cannot be told.
+
+    Of frames whose dark has been subtracted this is the read noise.
+
+    Parameters
+    ----------
+    frames
+        Raw frames (y, x), each used on its own.
+    valid
+        (y, x), True where a pixel counts.
+
+    Examples
+    --------
+    >>> dark = np.random.default_rng(1).normal(0, 3, (128, 128))
+    >>> round(noise_near_zero([dark], np.ones((128, 128), bool)))
+    3
+    """
+    means, variances = _tile_moments(frames, valid)
+    if means.size < _MIN_TILES:
+        return None
+    nearest = np.argsort(np.abs(means), kind="stable")[: max(_MIN_TILES, means.size // 10)]
+    return float(np.sqrt(np.median(variances[nearest]) / _MEDIAN_OVER_MEAN))
 
 
 def _whole_tiles(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -63,16 +88,20 @@ def _whole_tiles(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(_tiles(whole).all(axis=(1, 3)), bool)
 
 
-def _tile_ratios(
-    frame: NDArray[Any], usable: NDArray[np.bool_], read_noise: float
-) -> NDArray[np.float64]:
-    values = frame.astype(np.float32)
-    rough = np.diff(np.diff(values, n=3, axis=0), n=3, axis=1)
-    variance = np.square(_tiles(rough), dtype=np.float64).mean(axis=(1, 3)) / _STENCIL_POWER
-    mean = _tiles(values[1:-2, 1:-2]).mean(axis=(1, 3), dtype=np.float64)
-    usable = usable & np.isfinite(variance) & np.isfinite(mean) & (mean > 0)
-    ratios: NDArray[np.float64] = (variance[usable] - read_noise**2) / mean[usable]
-    return ratios
+def _tile_moments(
+    frames: Iterable[NDArray[Any]], valid: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means of all frames' usable tiles, and the variances of their noise."""
+    usable, means, variances = _whole_tiles(valid), [np.empty(0)], [np.empty(0)]
+    for frame in frames:
+        values = frame.astype(np.float32)
+        rough = np.diff(np.diff(values, n=3, axis=0), n=3, axis=1)
+        variance = np.square(_tiles(rough), dtype=np.float64).mean(axis=(1, 3)) / _STENCIL_POWER
+        mean = _tiles(values[1:-2, 1:-2]).mean(axis=(1, 3), dtype=np.float64)
+        known = usable & np.isfinite(variance) & np.isfinite(mean)
+        means.append(mean[known])
+        variances.append(variance[known])
+    return np.concatenate(means), np.concatenate(variances)
 
 
 def _tiles(image: NDArray[Any]) -> NDArray[Any]:

@@ -27,6 +27,7 @@ from stillstack.reference import ReferenceMaker
 from stillstack.sampling import aligned_dtype, ordinary_frames, take_sample
 from stillstack.sizing import choose_sizes
 from stillstack.sources import Source, corrected, open_source, selected
+from stillstack.versions import deciding_versions, version_differences
 
 _TABLE_BYTES_PER_FRAME: Final = 100
 _STORE_BYTES: Final = 4 * 2**20
@@ -211,6 +212,7 @@ def plan(
     inspection.note_no_data(config, source, sample, found)
     typical = inspection.typical_frame(sample.frames[kept if kept.any() else slice(None)])
     inspection.note_correction(source, typical, valid, found)
+    inspection.note_negative(config, sample.frames[kept], valid, found)
     gain = inspection.gain_of(config, sample.frames[kept], valid, found)
     choice = config.alignment.dtype
     dtype = np.dtype(np.float32)
@@ -220,6 +222,7 @@ def plan(
     settings = inspection.settings_of(config, gain)
     fingerprint = inspection.fingerprint_of(config, source, given)
     state = found.check(lambda: _output_state(config, fingerprint)) or "new"
+    _note_versions(config, state, found)
     sizes = choose_sizes(config, source, dtype, _stored_layout(config, state), found)
     output_bytes, free_bytes = _disk(config, sizes.layout, found)
     if not found.errors:
@@ -292,6 +295,20 @@ def _calibrated(made: Plan, planning: float) -> Plan:
 def _stored_layout(config: RunConfig, state: str) -> dict[str, Any] | None:
     """Layout of the run that is to be finished: it stays as it is."""
     return None if state == "new" else storage.RunStore.view(config.output.place).layout
+
+
+def _note_versions(config: RunConfig, state: str, found: Findings) -> None:
+    """Warn where a run is finished by other programs than it was begun with."""
+    if state != "unfinished":
+        return
+    begun = storage.RunStore.view(config.output.place).attributes.get("versions") or {}
+    told = version_differences(begun, deciding_versions(), begun)
+    if told:
+        found.warn(
+            f"The run was begun with other versions than are here: {told}.",
+            "Frames that are done from now on may differ from the others in the last bits.",
+            "Finish it in the environment in which it was begun where that matters.",
+        )
 
 
 def _disk(config: RunConfig, layout: Layout, found: Findings) -> tuple[int, int | None]:

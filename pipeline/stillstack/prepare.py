@@ -228,6 +228,7 @@ def attempt_noted(store: RunStore, began: float) -> Iterator[dict[str, Any]]:
         "host": socket.gethostname(),
         "process": os.getpid(),
         "outcome": "killed",
+        "versions": deciding_versions(),
     }
     store.write_note(ATTEMPTS_NOTE, [*attempts, attempt])
     try:

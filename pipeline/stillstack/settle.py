@@ -21,6 +21,7 @@ from stillstack.exclusion import excluded
 from stillstack.layout import APPLY, ESTIMATE, ONE_PASS, Stage
 from stillstack.model import LEFT_OUT, Rows, Status, empty_table
 from stillstack.storage import RunStore, open_run
+from stillstack.storage.notes import SET_ASIDE_NOTE, reasons_in
 
 SUM_RANGE: Final = "sum_range"
 """Name of the variable that says which frames each sum has, where sums are registered."""
@@ -94,8 +95,21 @@ def finish(store: RunStore) -> None:
             f"{pending} frames of {store.path} are pending though every block is done.",
             cure="This is a fault of the program: please report it.",
         )
+    _drop_reasons(store, settled)
     store.write_columns(settled.columns)
     store.finish(**settled.attrs)
+
+
+def _drop_reasons(store: RunStore, settled: Settled) -> None:
+    """Forget why frames were set aside that a later attempt could read after all."""
+    reasons = reasons_in(store)
+    if not reasons or store.has(SUM_RANGE):  # of which a frame's status does not say enough
+        return
+    estimated = settled.columns.get("status_raw", settled.rows["status"])
+    failed = ((estimated | store.read("status")) & int(Status.UNREADABLE)) != 0
+    left = {str(number): why for number, why in reasons.items() if failed[number]}
+    if len(left) < len(reasons):
+        store.write_note(SET_ASIDE_NOTE, left)
 
 
 def settle(store: RunStore) -> Settled:

@@ -25,7 +25,7 @@ from stillstack.storage import (
     inspect_output,
     lock_run,
 )
-from stillstack.storage.notes import SET_ASIDE_NOTE
+from stillstack.storage.notes import SET_ASIDE_NOTE, reasons_in
 
 STAGE: Final = "ingest"
 _CHUNK_BYTES: Final = 4 * 2**20
@@ -160,7 +160,7 @@ def write_stack(
         dtype=dtype.name,
         chunk_frames=chunk_frames,
         written_bytes=sum(item.size for record in done for item in record.objects),
-        set_aside={int(k): v for k, v in (store.read_note(SET_ASIDE_NOTE) or {}).items()},
+        set_aside=reasons_in(store),
         resumed_frames=resumed,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 DECIDING_PACKAGES: Final = (
@@ -29,3 +30,21 @@ def deciding_versions() -> dict[str, str]:
     """
     found = {name: importlib.metadata.version(name) for name in DECIDING_PACKAGES}
     return {"python": platform.python_version(), **found}
+
+
+def version_differences(
+    expected: Mapping[str, str], found: Mapping[str, str], names: Iterable[str]
+) -> str:
+    """Which of the named versions are not as expected, in words; empty where all are.
+
+    Examples
+    --------
+    >>> version_differences({"zarr": "3.1", "numpy": "2.4"}, {"zarr": "3.2"}, ["zarr", "numpy"])
+    'zarr 3.2 instead of 3.1, numpy missing instead of 2.4'
+    """
+    told = [
+        (name, expected.get(name, "missing"), found.get(name, "missing"))
+        for name in names
+        if expected.get(name) != found.get(name)
+    ]
+    return ", ".join(f"{name} {there} instead of {wanted}" for name, wanted, there in told)

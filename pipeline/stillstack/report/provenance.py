@@ -16,7 +16,8 @@ from stillstack.reduction.raw import source_of
 from stillstack.report.expectation import Expected, expectations
 from stillstack.sources import CorrectedSource, Source
 from stillstack.storage import RunStore
-from stillstack.storage.notes import ATTEMPTS_NOTE, PLAN_NOTE, SET_ASIDE_NOTE
+from stillstack.storage.notes import ATTEMPTS_NOTE, PLAN_NOTE, reasons_in
+from stillstack.versions import version_differences
 
 STAGES = ("align", "estimate", "apply")
 
@@ -135,10 +136,17 @@ class Provenance:
                 "host": str(attempt.get("host", "")),
                 "worker": _size(attempt.get("worker_peak_bytes")),
                 "coordinator": _size(attempt.get("coordinator_peak_bytes")),
-                "outcome": str(attempt.get("outcome", "")),
+                "outcome": self._outcome(attempt),
             }
             for attempt in self.attempts
         ]
+
+    def _outcome(self, attempt: Mapping[str, Any]) -> str:
+        """How an attempt ended, and what it had other versions of than the first."""
+        told = version_differences(
+            self.versions, attempt.get("versions") or self.versions, self.versions
+        )
+        return str(attempt.get("outcome", "")) + (f"; with {told}" if told else "")
 
 
 def _size(count: int | None) -> str:
@@ -168,7 +176,7 @@ def read_provenance(path: str | Location) -> Provenance:
         versions={str(k): str(v) for k, v in (attributes.get("versions") or {}).items()},
         attempts=attempts,
         stages=tuple(_stage_costs(store, attempts)),
-        set_aside={int(k): str(v) for k, v in (store.read_note(SET_ASIDE_NOTE) or {}).items()},
+        set_aside=reasons_in(store),
         notes=tuple(str(note) for note in attributes.get("reference_notes") or ()),
         gain=(attributes.get("registration") or {}).get("gain"),
         raw=raw,

@@ -30,7 +30,7 @@ from stillstack.storage import (
     read_attributes,
     refuse_foreign,
 )
-from stillstack.storage.notes import ATTEMPTS_NOTE, CHECKS_NOTE, SET_ASIDE_NOTE
+from stillstack.storage.notes import ATTEMPTS_NOTE, CHECKS_NOTE, reasons_in
 
 State = Literal["new", "unfinished", "complete"]
 # A rate is one of the last minutes, not of days: what the disk did on Monday says nothing of today.
@@ -181,7 +181,7 @@ def look_at(path: str | Location, *, now: float | None = None) -> RunState:
         writer,
         stages,
         store.n_frames,
-        set_aside={int(k): str(v) for k, v in (store.read_note(SET_ASIDE_NOTE) or {}).items()},
+        set_aside=reasons_in(store),
         attempts=attempts,
         checks=store.read_note(CHECKS_NOTE) or {},
     )
