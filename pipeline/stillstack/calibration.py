@@ -86,6 +86,11 @@ class Calibration:
         return (self.block + self.cold_read) / self.frames
 
     @property
+    def beside(self) -> float:
+        """CPU seconds of one frame beside that: while it is written the next one is computed."""
+        return max(0.0, self.block_cpu - self.block) / self.frames
+
+    @property
     def write(self) -> float:
         """Seconds to encode and write the frames."""
         return max(0.0, self.block - self.read - self.register - self.align)
