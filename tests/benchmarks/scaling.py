@@ -1,13 +1,13 @@
 """Cost of many blocks: ``python tests/benchmarks/scaling.py``.
 
-Runs of tiny frames, one in a block, so that next to nothing is left but what Dask, the ledger and
-the table cost: 1,000, 10,000 and 100,000 blocks (``--short``: the first two). CPU time is that of
-the coordinator, scheduler included, from the first block that came back to the last; the workers'
-is that of their whole lives. The longest run takes a quarter of an hour, in which a machine that
-others use as well becomes faster and slower. So it pauses now and then, and the shorter ones are
-run in these pauses, each in a process of its own, and averaged: all lengths meet the same machine.
-What the planner expects stands beside it. Answers are checked: frames come again and again, and
-each gets the same shift every time.
+Runs of tiny frames out of one Zarr array, one in a chunk and in a block, so that next to nothing is
+left but what Dask, the ledger and the table cost: 1,000, 10,000 and 100,000 blocks (``--short``:
+the first two). CPU time is that of the coordinator, scheduler included, from the first block that
+came back to the last; the workers' is that of their whole lives. The longest run takes a quarter of
+an hour, in which a machine that others use as well becomes faster and slower. So it pauses now and
+then, and the shorter ones are run in these pauses, each in a process of its own, and averaged: all
+lengths meet the same machine. What the planner expects stands beside it. Answers are checked:
+frames come again and again, and each gets the same shift every time.
 
 ``--workers N`` and ``--out FILE`` as one would think. Nothing is synced to the disk: how long that
 takes says nothing about the program.
@@ -35,6 +35,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import zarr
 
 SIDE = 48
 DISTINCT = 20
@@ -58,17 +59,19 @@ class Measured:
 
 
 def stack_file(folder: Path, n_frames: int) -> Path:
-    """File of distinct frames over and over."""
+    """Zarr array of distinct frames over and over, a chunk each: all but the first are links."""
     from stillstack.simulation import simulate_stack
 
     stack = simulate_stack(DISTINCT, (SIDE, SIDE), seed=1, drift_px=2.0, planted=False)
-    frames = stack.read(0, DISTINCT)
-    path = folder / f"frames-{n_frames}.npy"
-    array = np.lib.format.open_memmap(path, "w+", frames.dtype, (n_frames, SIDE, SIDE))
-    for first in range(0, n_frames, DISTINCT):
-        piece = array[first : first + DISTINCT]
-        piece[...] = frames[: len(piece)]
-    array.flush()
+    path = folder / f"frames-{n_frames}.zarr"
+    array = zarr.create_array(
+        path, shape=(n_frames, SIDE, SIDE), dtype=stack.dtype, chunks=(1, SIDE, SIDE)
+    )
+    array[:DISTINCT] = stack.read(0, DISTINCT)
+    files = [path / array.metadata.encode_chunk_key((i, 0, 0)) for i in range(n_frames)]
+    for number, file in enumerate(files[DISTINCT:]):
+        file.parent.mkdir(parents=True)
+        file.hardlink_to(files[number % DISTINCT])
     return path
 
 
