@@ -215,10 +215,11 @@ def note_negative(
     """Warn where many pixels are negative, which without read noise no count is."""
     if config.registration.read_noise > 0 or frames.dtype.kind == "u":
         return
-    values = frames[:, valid]
-    negative = np.count_nonzero(values < 0) / max(1, values.size)  # NaN is not
+    few = frames[:8]
+    n_negative = sum(int(np.count_nonzero((frame < 0) & valid)) for frame in few)  # NaN is not
+    negative = n_negative / max(1, len(few) * int(np.count_nonzero(valid)))
     if negative > _FEW_NEGATIVE:
-        noise = noise_near_zero(frames[:8], valid)
+        noise = noise_near_zero(few, valid)
         seen = "" if noise is None else f", of which {noise:.2g} is seen here"
         found.warn(
             f"{negative:.0%} of the valid pixels of the sampled frames are negative, and "
