@@ -74,7 +74,7 @@ def test_every_frame_is_in_exactly_one_block_of_whole_chunks(
         (36_000, 2048, 5, 5),  # whole chunks of the source
         (36_000, 2048, 16, 16),  # a little larger, so that no chunk is decoded twice
         (36_000, 4096, 1, 2),
-        (100_000, 256, 1, 64),
+        (100_000, 256, 1, 256),
         (300, 512, 1, 9),  # 34 blocks: four for each of eight workers
         (60, 128, 1, 7),
         (3, 128, 1, 1),
@@ -158,8 +158,10 @@ def test_automatic_chunks_hold_about_4_mib_and_fit_the_blocks() -> None:
         layout = lay_out(config, _source(50_000, side), np.dtype("u2"))
         return layout.chunk_frames, layout.block_frames
 
-    assert frames(256) == (32, 64)
+    assert frames(256) == (32, 256)
     assert frames(2048) == (1, 8)
+    # blocks that are done in half the time are twice as large
+    assert frames(2048, aligned=False)[1] == 16
     assert frames(512, block_frames=9) == (3, 9)
 
 

@@ -25,7 +25,7 @@ from stillstack.memory import (
 )
 from stillstack.sources import Source
 
-_BLOCK_MIB: Final = (64, 32, 16, 8, 4, 2, 1)
+_MOST_HALVINGS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def choose_sizes(
     room = room_for(config.cluster, found)
     best: Sizes | None = None
     first = lay_out(config, source, aligned_dtype)
-    for mib in _BLOCK_MIB:
-        layout = lay_out(config, source, aligned_dtype, most_block_bytes=mib * 2**20)
+    for halvings in range(_MOST_HALVINGS + 1):
+        layout = lay_out(config, source, aligned_dtype, halvings=halvings)
         if stored is not None:
             layout = _as_stored(layout, stored)
         sizes = _sizes(layout, source.chunk_frames, config, room)
