@@ -32,7 +32,6 @@ from stillstack.settle import rows_before
 from stillstack.sources import open_source
 from stillstack.sources.guard import reading
 from stillstack.storage import BlockRecord, RunStore, lock_run
-from stillstack.storage.notes import reasons_in
 from stillstack.verification import verify_store
 
 
@@ -88,14 +87,14 @@ def test_why_a_frame_was_set_aside_is_forgotten_where_it_can_be_read_after_all(
     found = run(small_config)
     lost = np.flatnonzero(found.status.values & int(Status.UNREADABLE))
     assert lost.tolist() == [5, 50]
-    assert set(reasons_in(RunStore.view(path))) == {5, 50}
+    assert set(RunStore.view(path).set_aside()) == {5, 50}
     restore(held)
     # the block of one of them is done again, for another reason
     (path / "aligned" / "c" / "5" / "0" / "0").unlink()
     verify_store(path)
     found = run(small_config)
     assert is_good(found.status.values[5])
-    assert set(reasons_in(RunStore.view(path))) == {50}
+    assert set(RunStore.view(path).set_aside()) == {50}
     assert found.status.values[50] & int(Status.UNREADABLE)
 
 

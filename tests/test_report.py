@@ -118,7 +118,7 @@ KNOWN = Provenance(
 )
 
 
-PLANNED = {
+PLANNED: dict[str, Any] = {
     "workers": 2,
     "memory": {"worker_bytes": 800_000_000, "coordinator_bytes": 900_000_000},
     "forecast": {"seconds": 50.0, "output_bytes": 1_250_000},
@@ -562,6 +562,15 @@ def test_the_page_shows_what_was_planned_beside_what_it_took() -> None:
     assert "memory of a worker 800 MB 600 MB 0.75" in text
     assert "aligned frames 1.25 MB 1 MB 0.80" in text
     assert "coordinator" not in text  # it did not say
+    # what a plan counts with where the kernels are not there yet is no excess
+    memory = {**PLANNED["memory"], "needed_coordinator_bytes": 1_200_000_000}
+    known = replace(
+        known,
+        planned={**PLANNED, "memory": memory},
+        attempts=({**attempt, "coordinator_peak_bytes": 1_080_000_000},),
+    )
+    text = Page(render_report(run_dataset(), known, None)).text
+    assert "memory of the coordinator 1.2 GB 1.08 GB 0.90" in text
 
 
 def test_without_a_plan_nothing_is_compared() -> None:

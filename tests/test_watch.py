@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from object_servers import Bucket
 from stillstack.address import Address
 from stillstack.cli import app
-from stillstack.cluster import WorkerMemory
+from stillstack.cluster import WorkerMemory, settings
 from stillstack.errors import InputError, MissingExtraError, UnreadableFrameError
 from stillstack.model import Status, empty_table
 from stillstack.run import run
@@ -635,12 +635,20 @@ def test_a_performance_report_without_bokeh_is_refused_before_anything_is_made(
 
 
 def test_a_performance_report_is_a_page_that_needs_no_network(
-    small_config: Any, tmp_path: Path
+    small_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("bokeh")
     pytest.importorskip("panel")  # whose models ask for files of their own in every page of Bokeh's
-    page = tmp_path / "page.html"
+    page, asked = tmp_path / "page.html", []
+    of_dask = settings.settings_of
+
+    def noted(*, profiled: bool) -> dict[str, Any]:
+        asked.append(profiled)
+        return of_dask(profiled=profiled)
+
+    monkeypatch.setattr(settings, "settings_of", noted)
     run(small_config, performance=page)
+    assert asked == [True]
     text = page.read_text("utf-8")
     n_blocks = len(RunStore.view(small_config["output"]["path"]).done_blocks("align"))
     assert n_blocks > 1

@@ -61,10 +61,8 @@ def noise_near_zero(frames: Iterable[NDArray[Any]], valid: NDArray[np.bool_]) ->
 
     Parameters
     ----------
-    frames
-        Raw frames (y, x), each used on its own.
-    valid
-        (y, x), True where a pixel counts.
+    frames, valid
+        As in :func:`estimate_gain`.
 
     Examples
     --------

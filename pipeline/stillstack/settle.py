@@ -21,7 +21,7 @@ from stillstack.exclusion import excluded
 from stillstack.layout import APPLY, ESTIMATE, ONE_PASS, Stage
 from stillstack.model import LEFT_OUT, Rows, Status, empty_table
 from stillstack.storage import RunStore, open_run
-from stillstack.storage.notes import SET_ASIDE_NOTE, reasons_in
+from stillstack.storage.notes import SET_ASIDE_NOTE
 
 SUM_RANGE: Final = "sum_range"
 """Name of the variable that says which frames each sum has, where sums are registered."""
@@ -102,7 +102,7 @@ def finish(store: RunStore) -> None:
 
 def _drop_reasons(store: RunStore, settled: Settled) -> None:
     """Forget why frames were set aside that a later attempt could read after all."""
-    reasons = reasons_in(store)
+    reasons = store.set_aside()
     if not reasons or store.has(SUM_RANGE):  # of which a frame's status does not say enough
         return
     estimated = settled.columns.get("status_raw", settled.rows["status"])

@@ -25,7 +25,7 @@ from stillstack.storage import (
     inspect_output,
     lock_run,
 )
-from stillstack.storage.notes import SET_ASIDE_NOTE, reasons_in
+from stillstack.storage.notes import SET_ASIDE_NOTE
 
 STAGE: Final = "ingest"
 _CHUNK_BYTES: Final = 4 * 2**20
@@ -160,7 +160,7 @@ def write_stack(
         dtype=dtype.name,
         chunk_frames=chunk_frames,
         written_bytes=sum(item.size for record in done for item in record.objects),
-        set_aside=reasons_in(store),
+        set_aside=store.set_aside(),
         resumed_frames=resumed,
     )
 

@@ -16,7 +16,7 @@ from stillstack.reduction.raw import source_of
 from stillstack.report.expectation import Expected, expectations
 from stillstack.sources import CorrectedSource, Source
 from stillstack.storage import RunStore
-from stillstack.storage.notes import ATTEMPTS_NOTE, PLAN_NOTE, reasons_in
+from stillstack.storage.notes import ATTEMPTS_NOTE, PLAN_NOTE
 from stillstack.versions import version_differences
 
 STAGES = ("align", "estimate", "apply")
@@ -176,7 +176,7 @@ def read_provenance(path: str | Location) -> Provenance:
         versions={str(k): str(v) for k, v in (attributes.get("versions") or {}).items()},
         attempts=attempts,
         stages=tuple(_stage_costs(store, attempts)),
-        set_aside=reasons_in(store),
+        set_aside=store.set_aside(),
         notes=tuple(str(note) for note in attributes.get("reference_notes") or ()),
         gain=(attributes.get("registration") or {}).get("gain"),
         raw=raw,

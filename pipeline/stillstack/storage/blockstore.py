@@ -19,6 +19,7 @@ from stillstack.storage.blocks import BlockWriter
 from stillstack.storage.identity import marker, read_attributes
 from stillstack.storage.ledger import AnyLedger, BlockRecord, Glance
 from stillstack.storage.locking import RunLock
+from stillstack.storage.notes import SET_ASIDE_NOTE
 from stillstack.storage.objects import METADATA, RUN_FOLDER, Objects, StoredObject
 from stillstack.storage.places import ledger_of, objects_at, stages_of
 from stillstack.storage.staging import StagingStore
@@ -252,6 +253,11 @@ class BlockStore:
         """Value of a note; None where there is none."""
         text = self._objects.read(f"{RUN_FOLDER}/{name}.json")
         return None if text is None else json.loads(text)
+
+    def set_aside(self) -> dict[int, str]:
+        """Why frames were set aside, by their number."""
+        noted = self.read_note(SET_ASIDE_NOTE) or {}
+        return {int(number): str(why) for number, why in noted.items()}
 
     def finish(self, **found: Any) -> None:
         """Declare the store complete, and consolidate its metadata, in one step.

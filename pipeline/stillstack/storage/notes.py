@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Final
 
 ATTEMPTS_NOTE: Final = "attempts"
 """When and where the run was worked on, and how that ended."""
@@ -18,16 +18,3 @@ PLAN_NOTE: Final = "plan"
 
 SET_ASIDE_NOTE: Final = "set_aside"
 """Why frames were set aside, by their number."""
-
-
-class Noted(Protocol):
-    """A store that has notes."""
-
-    def read_note(self, name: str) -> Any:
-        """Return a note; None where it is not there."""
-
-
-def reasons_in(store: Noted) -> dict[int, str]:
-    """Why frames of a store were set aside, by their number."""
-    noted = store.read_note(SET_ASIDE_NOTE) or {}
-    return {int(number): str(why) for number, why in noted.items()}

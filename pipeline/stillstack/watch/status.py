@@ -30,7 +30,7 @@ from stillstack.storage import (
     read_attributes,
     refuse_foreign,
 )
-from stillstack.storage.notes import ATTEMPTS_NOTE, CHECKS_NOTE, reasons_in
+from stillstack.storage.notes import ATTEMPTS_NOTE, CHECKS_NOTE
 
 State = Literal["new", "unfinished", "complete"]
 # A rate is one of the last minutes, not of days: what the disk did on Monday says nothing of today.
@@ -181,7 +181,7 @@ def look_at(path: str | Location, *, now: float | None = None) -> RunState:
         writer,
         stages,
         store.n_frames,
-        set_aside=reasons_in(store),
+        set_aside=store.set_aside(),
         attempts=attempts,
         checks=store.read_note(CHECKS_NOTE) or {},
     )
